@@ -1,0 +1,1 @@
+//! What is left to do of an op after a fence.

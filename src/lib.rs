@@ -1,0 +1,9 @@
+//! Phalanx: collectives that survive the death of a rank.
+//!
+//! When a rank dies inside a running all-reduce, a spare takes its seat, the operation goes on, and the result is,
+//! bit for bit, that of the run without a failure.
+
+pub use phalanx_core as core;
+
+pub mod device;
+pub mod transport;
