@@ -6,4 +6,6 @@
 pub use phalanx_core as core;
 
 pub mod device;
+pub mod driver;
+pub mod sim;
 pub mod transport;

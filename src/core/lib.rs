@@ -6,8 +6,15 @@
 
 pub mod algorithms;
 pub mod bitmap;
+pub mod coordinator;
+pub mod engine;
+pub mod error;
 pub mod ids;
+pub mod mutants;
 pub mod plan;
+pub mod policy;
+pub mod recovery;
 pub mod spec;
 pub mod units;
+pub mod view;
 pub mod wire;

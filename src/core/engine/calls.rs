@@ -1,0 +1,257 @@
+//! What the caller asks for: collectives, steps, good-bye.
+
+use super::{Action, CallShape, Comm, Engine, Op, Retention, STATE_COMM, WORLD, nothing_held, op::Steps};
+use crate::error::CallError;
+use crate::ids::{Attempt, CommId, OpId, OpSeq, Rank};
+use crate::policy::Policy;
+use crate::spec::{Algorithm, Collective, Dtype, ReduceOp, Spec};
+use crate::units::RETAIN_BYTES;
+use crate::wire::message::Upward;
+
+impl Engine {
+    /// Takes a collective into the common order of `comm`.
+    ///
+    /// # Errors
+    /// When this member has no seat or is out, when the communicator is unknown or broken, when the algorithm cannot
+    /// do it.
+    pub fn handle_post(
+        &mut self,
+        comm: CommId,
+        spec: Spec,
+        shape: CallShape,
+        now_ms: u64,
+    ) -> Result<OpId, CallError> {
+        if self.phase == super::Phase::Halted {
+            return Err(self.evicted_call());
+        }
+        let Some(rank) = self.rank else { return Err(CallError::NotSeated { member: self.me }) };
+        let Some(c) = self.comms.get(&comm) else { return Err(CallError::UnknownComm { comm }) };
+        let id = OpId { comm, seq: c.next };
+        let recorded = c.ops.get(&id.seq).map(|o| (o.spec, o.failed.is_some()));
+        if recorded.is_none()
+            && let Some(cause) = &c.broken
+        {
+            return Err(CallError::Broken { comm, cause: cause.clone() });
+        }
+        match recorded {
+            Some((known, _)) if known != spec => return self.post_differs(id, spec, known, rank),
+            Some(_) => self.claim(id, shape, now_ms),
+            None => self.admit(id, spec, shape, now_ms)?,
+        }
+        let saves = self.rules.as_ref().is_some_and(|r| r.policy == Policy::Shrink || r.fallback == Policy::Shrink);
+        if saves && shape.in_place && !crate::planted!(NoUndo) {
+            self.actions.push_back(Action::Save { op: id });
+        }
+        if let Some(c) = self.comms.get_mut(&comm) {
+            c.next = id.seq.next();
+        }
+        self.settle(id, now_ms);
+        Ok(id)
+    }
+
+    /// A call that differs from the recorded one: a newcomer's replay went astray, or another rank calls something
+    /// else. The coordinator compares the ledgers and ends the op with the same error for all.
+    fn post_differs(&mut self, id: OpId, called: Spec, recorded: Spec, rank: Rank) -> Result<OpId, CallError> {
+        if self.newcomer {
+            let error =
+                crate::error::OpError::ReplayMismatch { rank, epoch: self.epoch, op: id, called, recorded };
+            self.actions.push_back(Action::Complete { op: id, outcome: Err(error) });
+        }
+        if let Some(c) = self.comms.get_mut(&id.comm) {
+            if let Some(op) = c.ops.get_mut(&id.seq) {
+                // The ledger must show what was called here.
+                op.spec = called;
+                op.signature = called.signature();
+                op.posted = true;
+                op.steps.clear();
+            }
+            c.next = id.seq.next();
+        }
+        self.messages.push_back(Upward::Mismatch { op: id, peer: rank, epoch: self.epoch });
+        Ok(id)
+    }
+
+    fn claim(&mut self, id: OpId, shape: CallShape, now_ms: u64) {
+        let retained = self.retains(shape);
+        if let Some(op) = self.op_mut(id) {
+            op.posted = true;
+            op.shape = shape;
+            op.retained = retained;
+            op.posted_ms = now_ms;
+        }
+    }
+
+    fn retains(&self, shape: CallShape) -> bool {
+        let replace = self.rules.as_ref().is_some_and(|r| r.policy == Policy::Replace);
+        replace && self.step.open && shape.retention != Retention::None
+    }
+
+    fn admit(&mut self, id: OpId, spec: Spec, shape: CallShape, now_ms: u64) -> Result<(), CallError> {
+        let group = self.live_group(id.comm);
+        let place = self.place_in(&group);
+        let op = self.new_op(id, spec, Attempt(0), group, place, shape)?;
+        let op = Op { posted: true, posted_ms: now_ms, ..op };
+        if let Some(c) = self.comms.get_mut(&id.comm) {
+            c.ops.insert(id.seq, op);
+        }
+        Ok(())
+    }
+
+    pub(super) fn live_group(&self, comm: CommId) -> Vec<Rank> {
+        let group = self.comms.get(&comm).map_or(&[][..], |c| &c.group);
+        group.iter().copied().filter(|r| self.view.occupant(*r).is_some()).collect()
+    }
+
+    pub(super) fn place_in(&self, group: &[Rank]) -> Rank {
+        let here = group.iter().position(|r| Some(*r) == self.rank);
+        Rank(here.unwrap_or(0) as u32)
+    }
+
+    /// A fresh op over `group`, nothing done yet.
+    pub(super) fn new_op(
+        &mut self,
+        id: OpId,
+        spec: Spec,
+        attempt: Attempt,
+        group: Vec<Rank>,
+        place: Rank,
+        shape: CallShape,
+    ) -> Result<Op, CallError> {
+        let plan = self.plan(&spec, group.len() as u32, place)?;
+        let retained = self.retains(shape);
+        let stable = self.comms.get(&id.comm).map_or(OpSeq(0), |c| c.done_below);
+        Ok(Op {
+            id,
+            spec,
+            attempt,
+            place,
+            steps: Steps::new(plan.clone()),
+            held: nothing_held(&plan),
+            plan,
+            group,
+            posted: false,
+            shape,
+            retained,
+            done: false,
+            released: false,
+            failed: None,
+            awaits: Vec::new(),
+            confirmed: std::collections::BTreeSet::new(),
+            stable,
+            posted_ms: 0,
+            overdue: false,
+            logged: false,
+            signature: spec.signature(),
+        })
+    }
+
+    /// Whether ranks wait for each other's confirmation before they release this op (rule R2). Every rank must come
+    /// to the same answer, so it depends on the call alone.
+    pub(super) fn confirms(op: &Op) -> bool {
+        !op.retained && op.bytes() > RETAIN_BYTES as u64 && op.spec.collective != Collective::State
+    }
+
+    /// Begins a step whose state regions hold `state_bytes` bytes. [`Action::StepBegun`] follows: at once for a rank
+    /// that goes on, after the seat and the state for a spare.
+    ///
+    /// # Errors
+    /// When a step is open, when the size differs from that of the steps before, when the member is out.
+    pub fn handle_begin(&mut self, state_bytes: u64) -> Result<(), CallError> {
+        if self.phase == super::Phase::Halted {
+            return Err(self.evicted_call());
+        }
+        if self.step.open || self.step.asked {
+            let next = "commit the open step first";
+            return Err(CallError::StepOrder { what: "begin_step inside a step", epoch: self.epoch, next });
+        }
+        if self.step.state_bytes != 0 && self.step.state_bytes != state_bytes {
+            return Err(CallError::StateSize { here: state_bytes, there: self.step.state_bytes });
+        }
+        self.step.asked = true;
+        self.step.state_bytes = state_bytes;
+        if let Some(transfer) = &mut self.transfer
+            && transfer.incoming
+        {
+            let there = transfer.op.spec.count;
+            if there != state_bytes {
+                self.step.asked = false;
+                self.step.state_bytes = 0;
+                return Err(CallError::StateSize { here: state_bytes, there });
+            }
+        }
+        self.settle_step();
+        Ok(())
+    }
+
+    /// Answers an open `begin_step` if it can be answered.
+    pub(super) fn settle_step(&mut self) {
+        if !self.step.asked || self.rank.is_none() || self.phase == super::Phase::Halted {
+            return;
+        }
+        if let Some(transfer) = self.transfer.as_mut().filter(|t| t.incoming) {
+            transfer.op.posted = true;
+            if !transfer.op.steps.is_over() {
+                return;
+            }
+            self.transfer = None;
+            self.messages.push_back(Upward::Milestone {
+                epoch: self.epoch,
+                what: crate::wire::message::Milestone::StateHeld {},
+            });
+        }
+        self.step.asked = false;
+        self.step.open = true;
+        if let Some(transfer) = self.transfer.as_mut().filter(|t| !t.incoming && t.committed == self.step.committed) {
+            transfer.op.posted = true;
+        }
+        self.actions.push_back(Action::StepBegun { committed: self.step.committed });
+        self.check_caught_up();
+    }
+
+    /// Ends the open step: a tiny op over the world, joined once every other op of the step is complete here.
+    ///
+    /// # Errors
+    /// When no step is open, and as [`Engine::handle_post`].
+    pub fn handle_commit(&mut self, now_ms: u64) -> Result<OpId, CallError> {
+        if !self.step.open {
+            let next = "begin a step first";
+            return Err(CallError::StepOrder { what: "commit_step outside a step", epoch: self.epoch, next });
+        }
+        let shape = CallShape { in_place: false, retention: Retention::None };
+        self.handle_post(WORLD, Self::empty_spec(Collective::Commit, self.rules_world_size()), shape, now_ms)
+    }
+
+    fn rules_world_size(&self) -> u32 {
+        self.rules.as_ref().map_or(1, |r| r.world_size)
+    }
+
+    /// The spec of an op without elements.
+    #[must_use]
+    pub fn empty_spec(collective: Collective, world_size: u32) -> Spec {
+        let algorithm = if world_size <= 8 { Algorithm::Direct } else { Algorithm::Binomial };
+        Spec { collective, dtype: Dtype::U8, reduction: ReduceOp::Sum, count: 0, root: Rank(0), algorithm }
+    }
+
+    /// Makes a communicator of these world ranks known here; every rank of it does so with the same id.
+    ///
+    /// # Errors
+    /// When this member has no seat.
+    pub fn handle_split(&mut self, comm: CommId, group: Vec<Rank>) -> Result<(), CallError> {
+        if self.rank.is_none() {
+            return Err(CallError::NotSeated { member: self.me });
+        }
+        self.comms.entry(comm).or_insert_with(|| Comm::new(group, OpSeq(0)));
+        Ok(())
+    }
+
+    /// The member goes by itself.
+    pub fn handle_leave(&mut self) {
+        self.messages.push_back(Upward::Leave {});
+    }
+
+    /// Whether the op carries a step's state.
+    #[must_use]
+    pub fn is_state(op: OpId) -> bool {
+        op.comm == STATE_COMM
+    }
+}

@@ -1,0 +1,295 @@
+//! The loop in the middle: which step comes next, and what follows when it is done.
+
+use super::{Action, CommId, Engine, Op, Turn, WORLD};
+use crate::ids::{ChunkId, MemberId, OpId, OpSeq, Rank};
+use crate::plan::residual::release_set;
+use crate::spec::Collective;
+use crate::units::RETAIN_BYTES;
+use crate::wire::message::{Milestone, Upward};
+use crate::wire::{Header, Kind};
+
+impl Engine {
+    /// The step that `comm` waits to do; nothing while the member is fenced, or its lease has lapsed. The state of a
+    /// step goes before everything else, so that it is first on every link to a newcomer.
+    #[must_use]
+    pub fn next_step(&self, comm: CommId) -> Option<Turn> {
+        if !self.phase.is_moving() || (self.lapsed && !crate::planted!(IgnoreLease)) {
+            return None;
+        }
+        if let Some(transfer) = self.transfer.as_ref().filter(|t| t.op.can_step()) {
+            return transfer.op.steps.current().map(|step| Turn { op: transfer.op.id, step });
+        }
+        let c = self.comms.get(&comm)?;
+        let op = c.ops.get(&c.cursor).filter(|o| o.can_step())?;
+        if op.spec.collective == Collective::Commit && !self.may_commit(op.id) {
+            return None;
+        }
+        op.steps.current().map(|step| Turn { op: op.id, step })
+    }
+
+    /// A rank joins the commit once all its ops of the step are complete here.
+    fn may_commit(&self, commit: OpId) -> bool {
+        self.comms.values().all(|c| c.ops.values().all(|o| o.id == commit || o.id > commit || o.released))
+    }
+
+    /// The header of a message of `op`.
+    #[must_use]
+    pub fn header(&self, op: &Op, kind: Kind, chunk: ChunkId, payload_bytes: usize) -> Header {
+        Header {
+            kind,
+            op: op.id,
+            attempt: op.attempt,
+            epoch: self.epoch,
+            chunk,
+            signature: op.signature,
+            payload_bytes: payload_bytes as u32,
+            stable: op.stable,
+            checksum: 0,
+        }
+    }
+
+    /// The current step of `id` is done; `stable` is the lowest watermark of the messages it took.
+    pub fn handle_step_done(&mut self, id: OpId, stable: Option<OpSeq>, now_ms: u64) {
+        let Some(op) = self.op_mut(id) else { return };
+        let Some(step) = op.steps.current() else { return };
+        op.steps.advance();
+        if let Some(stable) = stable {
+            op.stable = op.stable.min(stable);
+        }
+        if let Some(chunk) = Op::finalises(step) {
+            assert!(!op.held.has(chunk), "{id} {chunk} became Final twice on {}", op.place);
+            op.held.insert(chunk);
+        }
+        if op.steps.is_over() {
+            if id.comm == super::STATE_COMM {
+                self.finish_transfer();
+            } else {
+                self.settle(id, now_ms);
+            }
+        }
+    }
+
+    fn finish_transfer(&mut self) {
+        let incoming = self.transfer.as_ref().is_some_and(|t| t.incoming);
+        if incoming {
+            self.settle_step();
+        } else {
+            self.transfer = None;
+        }
+    }
+
+    /// Moves an op along after its steps are over: whole, confirmed, released; then the ops behind it.
+    pub(super) fn settle(&mut self, id: OpId, now_ms: u64) {
+        let Some(op) = self.comms.get(&id.comm).and_then(|c| c.ops.get(&id.seq)) else { return };
+        if !op.posted || !op.steps.is_over() {
+            return;
+        }
+        if let Some(cause) = op.failed.clone() {
+            if !op.released {
+                self.end_failed(id, cause);
+            }
+        } else if !op.done && op.is_whole() {
+            self.finish(id);
+        }
+        self.advance_cursor(id.comm, now_ms);
+    }
+
+    fn end_failed(&mut self, id: OpId, cause: crate::wire::message::FailCause) {
+        let Some(rank) = self.rank else { return };
+        let epoch = self.epoch;
+        if let Some(op) = self.op_mut(id) {
+            op.done = true;
+            op.released = true;
+            op.retained = false;
+            let error = crate::error::OpError::Failed { rank, epoch, op: id, spec: op.spec, cause };
+            self.actions.push_back(Action::Complete { op: id, outcome: Err(error) });
+        }
+        self.after_done(id);
+    }
+
+    fn finish(&mut self, id: OpId) {
+        let domains: Vec<_> = (0..self.view.world_size()).map(|r| self.view.domain(Rank(r))).collect();
+        let lost_max = self.rules.as_ref().map_or(1, |r| r.domains_lost_max);
+        let lost_max = if crate::planted!(ReleaseEarly) { lost_max.saturating_sub(1) } else { lost_max };
+        let view = &self.view;
+        let Some(op) = self.comms.get_mut(&id.comm).and_then(|c| c.ops.get_mut(&id.seq)) else { return };
+        op.done = true;
+        let mut due = Vec::new();
+        if Self::confirms(op) {
+            let vacant: Vec<bool> = op.group.iter().map(|r| view.occupant(*r).is_none()).collect();
+            let domain_of: Vec<_> = op.group.iter().map(|r| domains[r.index()]).collect();
+            op.awaits = release_set(&op.plan, op.place, &domain_of, &vacant, lost_max);
+            // Whoever waits for this rank: the relation is not symmetric, so it is asked for every other place.
+            for place in (0..op.group.len() as u32).map(Rank).filter(|p| *p != op.place && !vacant[p.index()]) {
+                if release_set(&op.plan, place, &domain_of, &vacant, lost_max).contains(&op.place) {
+                    due.push(op.group[place.index()]);
+                }
+            }
+        }
+        let (op_attempt, signature, stable) = (op.attempt, op.signature, op.stable);
+        for rank in due {
+            if let Some(member) = self.view.occupant(rank) {
+                let header = Header {
+                    kind: Kind::Confirm,
+                    op: id,
+                    attempt: op_attempt,
+                    epoch: self.epoch,
+                    chunk: ChunkId(0),
+                    signature,
+                    payload_bytes: 0,
+                    stable,
+                    checksum: 0,
+                };
+                self.confirms.push_back((member, header));
+            }
+        }
+        self.try_release(id);
+        self.after_done(id);
+    }
+
+    /// Members whose confirmation an op here waits for: their links must be looked at.
+    pub fn awaited_confirms(&self) -> impl Iterator<Item = MemberId> + '_ {
+        let ops = self.comms.values().flat_map(|c| c.ops.values());
+        let waiting = ops.filter(|o| o.done && !o.released);
+        waiting.flat_map(move |o| {
+            let open = o.awaits.iter().filter(|p| !o.confirmed.contains(p));
+            open.filter_map(move |p| self.member_at(o, *p))
+        })
+    }
+
+    /// A confirmation came in.
+    pub fn handle_confirm(&mut self, from: MemberId, header: &Header) {
+        if header.epoch != self.epoch || !self.phase.is_moving() {
+            return;
+        }
+        let Some(rank) = self.view.rank_of(from) else { return };
+        if let Some(op) = self.op_mut(header.op).filter(|o| o.attempt == header.attempt) {
+            if let Some(place) = op.group.iter().position(|r| *r == rank) {
+                op.confirmed.insert(Rank(place as u32));
+            }
+            self.try_release(header.op);
+        }
+    }
+
+    pub(super) fn try_release(&mut self, id: OpId) {
+        let moving = self.phase.is_moving() && !self.lapsed;
+        let Some(op) = self.op_mut(id) else { return };
+        if op.released || !op.done || !moving || op.failed.is_some() {
+            return;
+        }
+        let confirmed = op.awaits.iter().all(|p| op.confirmed.contains(p));
+        if !confirmed && !crate::planted!(ReleaseLocal) {
+            return;
+        }
+        op.released = true;
+        let by_copy = op.retained && op.shape.retention == super::Retention::Copy;
+        let small = !op.retained && op.bytes() <= RETAIN_BYTES as u64 && op.bytes() > 0;
+        if (by_copy || small) && op.posted {
+            op.logged = true;
+            self.actions.push_back(Action::Log { op: id });
+        } else if op.bytes() == 0 {
+            op.logged = true;
+        }
+        let Some(op) = self.op_mut(id) else { return };
+        let outcome = Ok(op.group.clone());
+        let commit = op.spec.collective == Collective::Commit;
+        self.actions.push_back(Action::Complete { op: id, outcome });
+        if commit {
+            self.close_step(id.seq.next());
+        }
+    }
+
+    /// The commit is passed: nothing of the step is asked for again.
+    pub(super) fn close_step(&mut self, next_first: OpSeq) {
+        self.step.committed += 1;
+        self.step.open = false;
+        let world = self.comms.get_mut(&WORLD);
+        if let Some(c) = world {
+            c.step_first = next_first;
+        }
+        for (id, c) in &mut self.comms {
+            if *id != WORLD {
+                c.step_first = c.next;
+            }
+        }
+        let ids: Vec<CommId> = self.comms.keys().copied().collect();
+        for comm in ids {
+            let below = self.comms.get(&comm).map_or(OpSeq(0), |c| c.step_first);
+            self.forget(comm, below);
+        }
+    }
+
+    /// Drops every op of `comm` below `below` whose steps are over.
+    pub(super) fn forget(&mut self, comm: CommId, below: OpSeq) {
+        let Some(c) = self.comms.get_mut(&comm) else { return };
+        let old: Vec<OpSeq> =
+            c.ops.range(..below).filter(|(_, o)| o.released && o.steps.is_over()).map(|(seq, _)| *seq).collect();
+        for seq in old {
+            c.ops.remove(&seq);
+            self.actions.push_back(Action::Free { op: OpId { comm, seq } });
+        }
+    }
+
+    fn after_done(&mut self, id: OpId) {
+        let Some(c) = self.comms.get_mut(&id.comm) else { return };
+        while c.ops.get(&c.done_below).is_some_and(|o| o.done) || (c.done_below < c.step_first) {
+            c.done_below = c.done_below.next();
+        }
+        if let Some(op) = c.ops.get(&id.seq)
+            && op.spreads_watermark()
+            && op.failed.is_none()
+        {
+            c.stable = c.stable.max(op.stable);
+        }
+        let (stable, retained) = (c.stable, c.ops.get(&id.seq).is_some_and(|o| o.retained));
+        if self.resuming.remove(&id) && self.resuming.is_empty() {
+            self.messages.push_back(Upward::Milestone { epoch: self.epoch, what: Milestone::Resumed {} });
+        }
+        self.replaying.remove(&id);
+        self.check_caught_up();
+        if !retained {
+            self.forget_stable(id.comm, stable);
+        }
+    }
+
+    /// Drops ops that every rank has, unless the open step retains them.
+    pub(super) fn forget_stable(&mut self, comm: CommId, stable: OpSeq) {
+        let Some(c) = self.comms.get_mut(&comm) else { return };
+        let first_retained = c.ops.values().find(|o| o.retained).map_or(stable, |o| o.id.seq.min(stable));
+        if self.step.open {
+            return; // Inside a step the ledger lists every op of it: a newcomer asks for each.
+        }
+        self.forget(comm, first_retained);
+    }
+
+    pub(super) fn check_caught_up(&mut self) {
+        if self.newcomer && self.replaying.is_empty() && self.transfer.is_none() && self.step.open {
+            self.newcomer = false;
+            self.go(super::Trigger::Caught);
+            self.messages.push_back(Upward::Milestone { epoch: self.epoch, what: Milestone::Replayed {} });
+        }
+    }
+
+    /// Goes past ops whose steps are over; an op that is not called yet stops the line only if it has steps left.
+    pub(super) fn advance_cursor(&mut self, comm: CommId, now_ms: u64) {
+        let Some(c) = self.comms.get_mut(&comm) else { return };
+        while c.cursor < c.next || c.ops.contains_key(&c.cursor) {
+            if c.ops.get(&c.cursor).is_some_and(|o| !o.steps.is_over()) {
+                break;
+            }
+            c.cursor = c.cursor.next();
+        }
+        let _ = now_ms;
+    }
+
+    /// A message that no call here expects.
+    pub fn handle_mismatch(&mut self, op: OpId, from: MemberId) {
+        if self.mismatched {
+            return; // Told already; the fence is on its way.
+        }
+        if let Some(peer) = self.view.rank_of(from) {
+            self.mismatched = true;
+            self.messages.push_back(Upward::Mismatch { op, peer, epoch: self.epoch });
+        }
+    }
+}

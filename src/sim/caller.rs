@@ -1,0 +1,313 @@
+//! The program every simulated member runs: begin, collectives, commit, update; the same code for rank and spare.
+
+use std::collections::BTreeMap;
+
+use phalanx_core::engine::{CallShape, Retention};
+use phalanx_core::error::OpError;
+use phalanx_core::ids::{MemberId, OpId, Rank};
+use phalanx_core::policy::Policy;
+use phalanx_core::spec::{Collective, Dtype, Spec};
+
+use super::checkers::{Checkers, Finished};
+use super::net::SimTransport;
+use super::random::mix;
+use super::scenario::{PlannedOp, Scenario};
+use crate::device::{Block, Span};
+use crate::driver::{Executor, Notice, StateRegions};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum At {
+    /// `begin_step` is called and has not returned, or is about to be.
+    Beginning,
+    /// In the step; ops from this index on are not called yet.
+    Calling(usize),
+    /// The commit is called.
+    Committing,
+    /// The program ended, in a stated way.
+    Ended,
+}
+
+struct Open {
+    index: usize,
+    input: Block,
+    output: Option<Block>,
+    over: bool,
+}
+
+/// The program of one member.
+pub struct Caller {
+    member: MemberId,
+    at: At,
+    asked: bool,
+    step: u64,
+    state: Block,
+    state_words: usize,
+    open: BTreeMap<OpId, Open>,
+    results: Vec<u64>,
+    /// How it ended, if not by finishing.
+    pub error: Option<String>,
+}
+
+const GARBAGE: u8 = 0xA5;
+
+impl Caller {
+    /// The program, before its first call.
+    pub fn new(member: MemberId, scenario: &Scenario) -> Self {
+        let mut state = Block::zeroed(scenario.state_words * 8);
+        let words: Vec<u8> = (0..scenario.state_words as u64).flat_map(|i| mix(&[scenario.seed, 2, i]).to_le_bytes()).collect();
+        state.span().write(&words);
+        let state_words = scenario.state_words;
+        Self {
+            member,
+            at: At::Beginning,
+            asked: false,
+            step: 0,
+            state,
+            state_words,
+            open: BTreeMap::new(),
+            results: Vec::new(),
+            error: None,
+        }
+    }
+
+    /// Whether the program has ended.
+    pub fn is_over(&self) -> bool {
+        self.at == At::Ended
+    }
+
+    fn state_hash(&mut self) -> u64 {
+        let mut bytes = vec![0; self.state_words * 8];
+        self.state.span().read(&mut bytes);
+        hash(&bytes)
+    }
+
+    /// Makes the calls that can be made now; true if it made one.
+    pub fn act(&mut self, x: &mut Executor<SimTransport>, s: &Scenario, checks: &mut Checkers, now_ms: u64) -> bool {
+        let steps = s.rules.policy == Policy::Replace;
+        match self.at {
+            At::Ended => false,
+            At::Beginning => {
+                if self.step >= u64::from(s.steps) && (x.engine.rank().is_some() || !steps) {
+                    return self.end(x);
+                }
+                if !steps {
+                    if x.engine.rank().is_none() {
+                        return false;
+                    }
+                    self.at = At::Calling(0);
+                    return true;
+                }
+                if self.asked {
+                    return false;
+                }
+                self.asked = true;
+                x.set_state(StateRegions::new(vec![self.state.span()]));
+                if let Err(error) = x.engine.handle_begin(self.state_words as u64 * 8) {
+                    return self.fail(x, &error.to_string());
+                }
+                true
+            }
+            At::Calling(index) => self.call(index, x, s, checks, now_ms),
+            At::Committing => false,
+        }
+    }
+
+    fn call(
+        &mut self,
+        index: usize,
+        x: &mut Executor<SimTransport>,
+        s: &Scenario,
+        checks: &mut Checkers,
+        now_ms: u64,
+    ) -> bool {
+        let ops = s.ops(self.step);
+        let waiting = self.open.values().any(|o| !o.over);
+        if waiting && (!s.asynchronous || index == ops.len()) {
+            return false;
+        }
+        if index < ops.len() {
+            self.at = At::Calling(index + 1);
+            return self.post(index, ops[index], x, s, checks, now_ms);
+        }
+        if s.rules.policy == Policy::Replace {
+            self.at = At::Committing;
+            return match x.engine.handle_commit(now_ms) {
+                Ok(id) => {
+                    x.attach(id, Span::empty(), Span::empty());
+                    let nothing = Open { index: usize::MAX, input: Block::zeroed(0), output: None, over: false };
+                    self.open.insert(id, nothing);
+                    true
+                }
+                Err(error) => self.fail(x, &error.to_string()),
+            };
+        }
+        self.update();
+        self.at = At::Beginning;
+        true
+    }
+
+    fn post(
+        &mut self,
+        index: usize,
+        op: PlannedOp,
+        x: &mut Executor<SimTransport>,
+        s: &Scenario,
+        checks: &mut Checkers,
+        now_ms: u64,
+    ) -> bool {
+        let Some(rank) = x.engine.rank() else { return self.fail(x, "no rank") };
+        let hash = self.state_hash();
+        let n = s.rules.world_size;
+        let size = op.spec.dtype.size();
+        let (input_from, input_len) = op.spec.input_range(rank, n);
+        let output_len = op.spec.output_range(rank, n).1;
+        let mut input = Block::zeroed(input_len as usize * size);
+        input.span().write(&input_bytes(s, self.step, index, rank, &op.spec, input_from, input_len, hash));
+        let in_place = op.in_place && input_len == output_len;
+        let mut output = (!in_place).then(|| Block::zeroed(output_len as usize * size));
+        if let Some(o) = &mut output {
+            o.span().write(&vec![GARBAGE; o.len()]);
+        }
+        let retention = if op.by_copy { Retention::Copy } else { Retention::ByReference };
+        let shape = CallShape { in_place, retention };
+        let spans = (input.span(), output.as_mut().map_or_else(|| input.span(), Block::span));
+        match x.engine.handle_post(phalanx_core::engine::WORLD, op.spec, shape, now_ms) {
+            Ok(id) => {
+                x.attach(id, spans.0, spans.1);
+                checks.called(s, id, self.step, index, &op.spec, hash);
+                self.open.insert(id, Open { index, input, output, over: false });
+                true
+            }
+            Err(error) => self.fail(x, &error.to_string()),
+        }
+    }
+
+    /// Takes what the executor tells.
+    pub fn handle(&mut self, notice: Notice, x: &mut Executor<SimTransport>, s: &Scenario, checks: &mut Checkers) {
+        match notice {
+            Notice::StepBegun { committed } => {
+                self.step = committed;
+                self.asked = false;
+                self.at = At::Calling(0);
+                self.results.clear();
+                if self.step >= u64::from(s.steps) {
+                    // A newcomer that came after the last step: nothing is left to do.
+                    self.end(x);
+                }
+            }
+            Notice::OpOver { op, outcome, retained } => self.over(op, outcome, retained, x, s, checks),
+            Notice::Freed { op } => {
+                if let Some(mut open) = self.open.remove(&op) {
+                    spoil(&mut open);
+                }
+            }
+            Notice::RunOver => self.at = At::Ended,
+            Notice::Halted { error } => {
+                self.error = Some(error.to_string());
+                self.at = At::Ended;
+            }
+        }
+    }
+
+    fn over(
+        &mut self,
+        id: OpId,
+        outcome: Result<Vec<Rank>, OpError>,
+        retained: bool,
+        x: &mut Executor<SimTransport>,
+        s: &Scenario,
+        checks: &mut Checkers,
+    ) {
+        let Some(open) = self.open.get_mut(&id) else { return };
+        open.over = true;
+        let result = if let Ok(contributors) = &outcome {
+            let block = open.output.as_mut().unwrap_or(&mut open.input);
+            let mut bytes = vec![0; block.len()];
+            block.span().read(&mut bytes);
+            Ok((contributors.clone(), bytes))
+        } else {
+            Err(outcome.clone().err().map(|e| e.to_string()).unwrap_or_default())
+        };
+        let index = open.index;
+        if !retained {
+            spoil(open);
+        }
+        if let Some(rank) = x.engine.rank() {
+            checks.finished(&Finished { member: self.member, rank, op: id, result: result.clone() });
+        }
+        match outcome {
+            Ok(_) if index == usize::MAX => {
+                self.update();
+                self.step += 1;
+                self.at = At::Beginning;
+            }
+            // What a rank gets differs by kind; the state takes only what is the same everywhere.
+            Ok(_) => {
+                let same = matches!(s.ops(self.step)[index].spec.collective, Collective::AllReduce | Collective::AllGather);
+                if let (true, Ok((_, bytes))) = (same, &result) {
+                    self.results.push(hash(bytes));
+                }
+            }
+            Err(error) => {
+                self.fail(x, &error.to_string());
+            }
+        }
+    }
+
+    fn update(&mut self) {
+        let seen = mix(&self.results);
+        self.results.clear();
+        let mut bytes = vec![0; self.state_words * 8];
+        self.state.span().read(&mut bytes);
+        for word in bytes.chunks_exact_mut(8) {
+            let mut raw = [0; 8];
+            raw.copy_from_slice(word);
+            word.copy_from_slice(&mix(&[u64::from_le_bytes(raw), seen]).to_le_bytes());
+        }
+        self.state.span().write(&bytes);
+        self.step += u64::from(self.at != At::Committing);
+    }
+
+    fn fail(&mut self, x: &mut Executor<SimTransport>, why: &str) -> bool {
+        self.error = Some(why.to_owned());
+        self.end(x)
+    }
+
+    fn end(&mut self, x: &mut Executor<SimTransport>) -> bool {
+        self.at = At::Ended;
+        x.engine.handle_leave();
+        true
+    }
+}
+
+/// The caller may do what it likes with the memory now.
+fn spoil(open: &mut Open) {
+    for block in [Some(&mut open.input), open.output.as_mut()].into_iter().flatten() {
+        let garbage = vec![GARBAGE; block.len()];
+        block.span().write(&garbage);
+    }
+}
+
+/// FNV-1a.
+pub fn hash(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// One rank's contribution: any occupant of the seat computes the same from the same state.
+#[expect(clippy::too_many_arguments, reason = "each is one coordinate of the value")]
+pub fn input_bytes(
+    s: &Scenario,
+    step: u64,
+    index: usize,
+    rank: Rank,
+    spec: &Spec,
+    from: u64,
+    len: u64,
+    state: u64,
+) -> Vec<u8> {
+    let value = |i: u64| mix(&[s.seed, step, index as u64, u64::from(rank.0), i, state]);
+    match spec.dtype {
+        Dtype::F32 => (from..from + len).flat_map(|i| ((value(i) >> 40) as f32 / 1024.0).to_le_bytes()).collect(),
+        _ => (from..from + len).flat_map(|i| value(i).to_le_bytes()).collect(),
+    }
+}

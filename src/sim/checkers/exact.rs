@@ -1,0 +1,159 @@
+//! I1: a completed op is the sum over exactly one contribution of each contributor.
+//!
+//! Integers are compared with a sum computed apart. Floats are compared with the oracle by value within rounding
+//! here, and bit for bit between ranks and with the undisturbed run elsewhere.
+
+use std::collections::BTreeMap;
+
+use phalanx_core::ids::{OpId, Rank};
+use phalanx_core::spec::{Collective, Dtype, ReduceOp, Spec};
+
+use super::Finished;
+use crate::sim::caller::input_bytes;
+use crate::sim::scenario::Scenario;
+
+#[derive(Debug, Clone)]
+struct Call {
+    spec: Spec,
+    inputs: Vec<Vec<u8>>,
+}
+
+/// Remembers what was called.
+#[derive(Debug, Default)]
+pub struct Exact {
+    calls: BTreeMap<OpId, Call>,
+}
+
+impl Exact {
+    #[expect(clippy::too_many_arguments, reason = "each is one coordinate of the call")]
+    pub(super) fn called(
+        &mut self,
+        s: &Scenario,
+        op: OpId,
+        step: u64,
+        index: usize,
+        spec: &Spec,
+        state: u64,
+        violations: &mut Vec<String>,
+    ) {
+        let n = s.rules.world_size;
+        let inputs = || {
+            (0..n)
+                .map(Rank)
+                .map(|r| {
+                    let (from, len) = spec.input_range(r, n);
+                    input_bytes(s, step, index, r, spec, from, len, state)
+                })
+                .collect()
+        };
+        let known = self.calls.entry(op).or_insert_with(|| Call { spec: *spec, inputs: inputs() });
+        if known.spec != *spec {
+            violations.push(format!("I10 replay: {op} was {}, is called again as {spec}", known.spec));
+        } else if known.inputs != inputs() {
+            violations.push(format!("I10 replay: {op} is called again from another state"));
+        }
+    }
+
+    pub(super) fn finished(&self, f: &Finished, violations: &mut Vec<String>) {
+        let (Ok((contributors, bytes)), Some(call)) = (&f.result, self.calls.get(&f.op)) else { return };
+        let want = expected(call, contributors, f.rank);
+        if !same(&want, bytes, call.spec.dtype) {
+            violations.push(format!(
+                "I1 exact: {} ({}) on {} ({}) over {contributors:?} is not the sum of its contributions",
+                f.op, call.spec, f.rank, f.member
+            ));
+        }
+    }
+}
+
+fn expected(call: &Call, contributors: &[Rank], rank: Rank) -> Vec<u8> {
+    let spec = &call.spec;
+    let n = call.inputs.len() as u32;
+    let size = spec.dtype.size();
+    let all = match spec.collective {
+        Collective::AllReduce | Collective::ReduceScatter | Collective::Reduce => {
+            reduce(spec, contributors.iter().map(|r| call.inputs[r.index()].as_slice()))
+        }
+        Collective::AllGather => call.inputs.concat(),
+        Collective::Broadcast => call.inputs[spec.root.index()].clone(),
+        Collective::Barrier | Collective::Commit | Collective::State => Vec::new(),
+    };
+    let (from, len) = spec.output_range(rank, n);
+    all.get(from as usize * size..(from + len) as usize * size).unwrap_or(&[]).to_vec()
+}
+
+fn reduce<'a>(spec: &Spec, inputs: impl Iterator<Item = &'a [u8]> + Clone) -> Vec<u8> {
+    let contributors = inputs.clone().count() as f64;
+    let len = inputs.clone().map(<[u8]>::len).max().unwrap_or(0) / spec.dtype.size();
+    (0..len)
+        .flat_map(|i| {
+            if spec.dtype == Dtype::F32 {
+                let sum: f64 = inputs.clone().map(|b| f64::from(float(b, i))).sum();
+                let value = if spec.reduction == ReduceOp::Avg { sum / contributors } else { sum };
+                (value as f32).to_le_bytes().to_vec()
+            } else {
+                let words = inputs.clone().map(|b| word(b, i));
+                let value = match spec.reduction {
+                    ReduceOp::Max => words.max().unwrap_or(0),
+                    _ => words.fold(0, u64::wrapping_add),
+                };
+                value.to_le_bytes().to_vec()
+            }
+        })
+        .collect()
+}
+
+fn float(bytes: &[u8], i: usize) -> f32 {
+    let mut raw = [0; 4];
+    raw.copy_from_slice(&bytes[i * 4..i * 4 + 4]);
+    f32::from_le_bytes(raw)
+}
+
+fn word(bytes: &[u8], i: usize) -> u64 {
+    let mut raw = [0; 8];
+    raw.copy_from_slice(&bytes[i * 8..i * 8 + 8]);
+    u64::from_le_bytes(raw)
+}
+
+fn same(want: &[u8], got: &[u8], dtype: Dtype) -> bool {
+    if dtype != Dtype::F32 {
+        return want == got;
+    }
+    let close = |i| {
+        let (a, b) = (float(want, i), float(got, i));
+        (a - b).abs() <= a.abs().max(1.0) * 1e-5
+    };
+    want.len() == got.len() && (0..want.len() / 4).all(close)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use phalanx_core::ids::MemberId;
+
+    #[test]
+    fn it_fires_on_a_contribution_counted_twice() {
+        let s = Scenario::draw(4);
+        let spec = Spec {
+            collective: Collective::AllReduce,
+            dtype: Dtype::U64,
+            reduction: ReduceOp::Sum,
+            count: 3,
+            root: Rank(0),
+            algorithm: phalanx_core::spec::Algorithm::Direct,
+        };
+        let (mut exact, mut found) = (Exact::default(), Vec::new());
+        exact.called(&s, OpId::default(), 0, 0, &spec, 7, &mut found);
+        let group: Vec<Rank> = (0..s.rules.world_size).map(Rank).collect();
+        let good = expected(&exact.calls[&OpId::default()], &group, Rank(0));
+        let mut bad = good.clone();
+        bad[8] ^= 1;
+        for (bytes, violations) in [(good, 0), (bad, 1)] {
+            found.clear();
+            let result = Ok((group.clone(), bytes));
+            let f = Finished { member: MemberId(1), rank: Rank(0), op: OpId::default(), result };
+            exact.finished(&f, &mut found);
+            assert_eq!(found.len(), violations, "{found:?}");
+        }
+    }
+}

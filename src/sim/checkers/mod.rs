@@ -1,0 +1,79 @@
+//! What must hold in every run, one property a file.
+
+use std::collections::BTreeMap;
+
+use phalanx_core::ids::{MemberId, OpId, Rank};
+use phalanx_core::spec::Spec;
+use phalanx_core::wire::message::Decision;
+
+use super::scenario::Scenario;
+
+mod exact;
+mod seats;
+mod uniform;
+
+/// The verdict of one op at one member.
+#[derive(Debug, Clone)]
+pub struct Finished {
+    /// The member.
+    pub member: MemberId,
+    /// Its seat.
+    pub rank: Rank,
+    /// The op.
+    pub op: OpId,
+    /// Contributors and the bytes it got, or the error.
+    pub result: Result<(Vec<Rank>, Vec<u8>), String>,
+}
+
+/// All checkers of a run.
+#[derive(Debug, Default)]
+pub struct Checkers {
+    exact: exact::Exact,
+    uniform: uniform::Uniform,
+    seats: seats::Seats,
+    violations: Vec<String>,
+    /// Ops that ended, with a result and with an error.
+    pub ended: (u64, u64),
+}
+
+impl Checkers {
+    /// A member called an op.
+    pub fn called(&mut self, s: &Scenario, op: OpId, step: u64, index: usize, spec: &Spec, state: u64) {
+        self.exact.called(s, op, step, index, spec, state, &mut self.violations);
+    }
+
+    /// An op ended at a member.
+    pub fn finished(&mut self, f: &Finished) {
+        match f.result {
+            Ok(_) => self.ended.0 += 1,
+            Err(_) => self.ended.1 += 1,
+        }
+        self.exact.finished(f, &mut self.violations);
+        self.uniform.finished(f, &mut self.violations);
+    }
+
+    /// A decision was written.
+    pub fn decided(&mut self, decision: &Decision) {
+        self.seats.decided(decision, &mut self.violations);
+    }
+
+    /// A violation seen elsewhere.
+    pub fn report(&mut self, text: String) {
+        self.violations.push(text);
+    }
+
+    /// A member was declared dead: what it says from here on does not count (P2, last sentence).
+    pub fn lost(&mut self, member: MemberId) {
+        self.uniform.lost(member);
+    }
+
+    /// What was found so far.
+    pub fn violations(&self) -> &[String] {
+        &self.violations
+    }
+
+    /// The results by op: for comparison with another run.
+    pub fn results(&self) -> &BTreeMap<(OpId, Rank), u64> {
+        self.uniform.results()
+    }
+}

@@ -1,0 +1,242 @@
+//! Links in simulated time: in order, with slots and delays; what a dead sender had in flight may be lost.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
+
+use phalanx_core::ids::{Epoch, MemberId};
+use phalanx_core::units::LINK_SLOTS;
+use phalanx_core::wire::Header;
+
+use super::random::Random;
+use crate::device::{Block, Span};
+use crate::transport::{Arrival, LinkEvent, Peer, Transport};
+
+#[derive(Debug)]
+struct Message {
+    arrives_us: u64,
+    header: Header,
+    payload: Block,
+}
+
+#[derive(Debug, Default)]
+struct Link {
+    queue: VecDeque<Message>,
+    last_arrival_us: u64,
+    cut: bool,
+}
+
+/// All links of a world.
+#[derive(Debug)]
+pub struct Net {
+    links: BTreeMap<(MemberId, MemberId), Link>,
+    random: Random,
+    delay_us_max: u64,
+    now_us: u64,
+    /// Members whose next turn should come at a time, because something arrives then.
+    wakes: Vec<(u64, MemberId)>,
+    faults: BTreeMap<MemberId, Vec<(u64, LinkEvent)>>,
+    violations: Vec<String>,
+}
+
+/// The net, shared by the transports of one world.
+pub type SharedNet = Rc<RefCell<Net>>;
+
+impl Net {
+    /// No links yet.
+    #[must_use]
+    pub fn new(seed: u64, delay_us_max: u64) -> SharedNet {
+        Rc::new(RefCell::new(Self {
+            links: BTreeMap::new(),
+            random: Random::new(seed),
+            delay_us_max,
+            now_us: 0,
+            wakes: Vec::new(),
+            faults: BTreeMap::new(),
+            violations: Vec::new(),
+        }))
+    }
+
+    /// Sets the clock.
+    pub fn set_now(&mut self, now_us: u64) {
+        self.now_us = now_us;
+    }
+
+    /// Takes the turns that arrivals ask for.
+    pub fn take_wakes(&mut self) -> Vec<(u64, MemberId)> {
+        std::mem::take(&mut self.wakes)
+    }
+
+    /// Takes what broke a rule of the fence.
+    pub fn take_violations(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.violations)
+    }
+
+    /// The process of `dead` is gone: what it had in flight is lost from a random message on, its peers see the
+    /// connection break.
+    pub fn kill(&mut self, dead: MemberId) {
+        let mut peers = BTreeSet::new();
+        for ((from, to), link) in &mut self.links {
+            if *from == dead {
+                let keep = self.random.below(link.queue.len() as u64 + 1) as usize;
+                link.queue.truncate(keep);
+                peers.insert(*to);
+            } else if *to == dead {
+                link.queue.clear();
+                peers.insert(*from);
+            }
+            if *from == dead || *to == dead {
+                link.cut = true;
+            }
+        }
+        for peer in peers {
+            let at = self.now_us + self.random.below(2_000);
+            let event = LinkEvent::Fault { member: dead, cause: "connection reset".to_owned() };
+            self.faults.entry(peer).or_default().push((at, event));
+            self.wakes.push((at, peer));
+        }
+    }
+}
+
+/// One member's view of the net.
+#[derive(Debug)]
+pub struct SimTransport {
+    me: MemberId,
+    net: SharedNet,
+    epoch: Epoch,
+    peers: BTreeSet<MemberId>,
+    revoked: BTreeSet<MemberId>,
+    /// The message last peeked, kept alive until it is consumed.
+    heads: BTreeMap<MemberId, (Header, Block)>,
+    staged: BTreeMap<MemberId, (usize, Block)>,
+    stale: u64,
+}
+
+impl SimTransport {
+    /// The transport of `me`.
+    #[must_use]
+    pub fn new(me: MemberId, net: SharedNet) -> Self {
+        Self {
+            me,
+            net,
+            epoch: Epoch(0),
+            peers: BTreeSet::new(),
+            revoked: BTreeSet::new(),
+            heads: BTreeMap::new(),
+            staged: BTreeMap::new(),
+            stale: 0,
+        }
+    }
+}
+
+impl Transport for SimTransport {
+    fn open(&mut self, epoch: Epoch, peers: &[Peer]) {
+        self.epoch = epoch;
+        self.peers = peers.iter().map(|p| p.member).collect();
+        self.heads.clear();
+        self.staged.clear();
+    }
+
+    fn revoke(&mut self, dead: &[MemberId]) {
+        for member in dead {
+            self.revoked.insert(*member);
+            self.heads.remove(member);
+            self.staged.remove(member);
+        }
+    }
+
+    fn peek(&mut self, from: MemberId) -> Option<Arrival> {
+        if self.revoked.contains(&from) || !self.peers.contains(&from) {
+            return None;
+        }
+        if !self.heads.contains_key(&from) {
+            let mut net = self.net.borrow_mut();
+            let now = net.now_us;
+            let Net { links, wakes, .. } = &mut *net;
+            let link = links.get_mut(&(from, self.me))?;
+            loop {
+                let first = link.queue.front().filter(|m| m.arrives_us <= now)?;
+                if first.header.epoch < self.epoch && !phalanx_core::planted!(IgnoreEpoch) {
+                    link.queue.pop_front();
+                    wakes.push((now, from));
+                    self.stale += 1;
+                    continue;
+                }
+                if first.header.epoch > self.epoch {
+                    return None;
+                }
+                break;
+            }
+            let message = link.queue.pop_front()?;
+            if message.header.epoch != self.epoch {
+                net.violations.push(format!(
+                    "fence: {} reads a message of {} in {}",
+                    self.me, message.header.epoch, self.epoch
+                ));
+            }
+            self.heads.insert(from, (message.header, message.payload));
+        }
+        let (header, payload) = self.heads.get_mut(&from)?;
+        Some(Arrival { header: *header, payload: payload.span() })
+    }
+
+    fn consume(&mut self, from: MemberId) {
+        self.heads.remove(&from);
+        let mut net = self.net.borrow_mut();
+        let now = net.now_us;
+        net.wakes.push((now, from));
+    }
+
+    fn reserve(&mut self, to: MemberId, payload_bytes: usize) -> Option<Span> {
+        if self.revoked.contains(&to) || !self.peers.contains(&to) {
+            return None;
+        }
+        let mut net = self.net.borrow_mut();
+        let link = net.links.entry((self.me, to)).or_default();
+        if link.queue.len() >= LINK_SLOTS || link.cut {
+            return None;
+        }
+        let staged = self.staged.entry(to).or_insert_with(|| (payload_bytes, Block::zeroed(payload_bytes)));
+        if staged.0 != payload_bytes {
+            *staged = (payload_bytes, Block::zeroed(payload_bytes));
+        }
+        Some(staged.1.span())
+    }
+
+    fn commit(&mut self, to: MemberId, header: &Header) {
+        let Some((_, payload)) = self.staged.remove(&to) else { return };
+        let mut net = self.net.borrow_mut();
+        let max = net.delay_us_max;
+        let delay = net.random.below(max + 1);
+        let now = net.now_us;
+        let link = net.links.entry((self.me, to)).or_default();
+        let arrives_us = (now + delay).max(link.last_arrival_us);
+        link.last_arrival_us = arrives_us;
+        link.queue.push_back(Message { arrives_us, header: *header, payload });
+        net.wakes.push((arrives_us, to));
+    }
+
+    fn progress(&mut self, events: &mut Vec<LinkEvent>) {
+        let mut net = self.net.borrow_mut();
+        let now = net.now_us;
+        if let Some(faults) = net.faults.get_mut(&self.me) {
+            let due = faults.iter().filter(|(at, _)| *at <= now).map(|(_, e)| e.clone());
+            events.extend(due.filter(|LinkEvent::Fault { member, .. }| self.peers.contains(member)));
+            faults.retain(|(at, _)| *at > now);
+        }
+    }
+
+    fn arm(&mut self) -> bool {
+        true
+    }
+
+    fn disarm(&mut self) {}
+
+    fn stale(&self) -> u64 {
+        self.stale
+    }
+
+    fn flushed(&mut self, _to: MemberId) -> bool {
+        true
+    }
+}

@@ -1,0 +1,476 @@
+//! One run: members, coordinator, store and faults on one virtual clock.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+
+use phalanx_core::coordinator::{Coordinator, Record, WorldEvent};
+use phalanx_core::engine::Engine;
+use phalanx_core::ids::{DomainId, MemberId, Rank};
+use phalanx_core::view::MemberInfo;
+use phalanx_core::wire::Wire;
+use phalanx_core::wire::message::{Downward, Upward};
+
+use super::caller::{Caller, hash};
+use super::checkers::Checkers;
+use super::net::{Net, SharedNet, SimTransport};
+use super::random::Random;
+use super::scenario::{Fault, Scenario};
+use crate::driver::Executor;
+
+#[derive(Debug)]
+enum Event {
+    Turn(MemberId),
+    Up(MemberId, Box<Upward>),
+    Down(MemberId, Box<Downward>),
+    Stored(Box<Record>),
+    Coordinator,
+    Exit(MemberId),
+    Fault(Fault),
+    Wake(MemberId),
+    CoordinatorBack,
+    NewSpare,
+}
+
+struct Member {
+    executor: Executor<SimTransport>,
+    caller: Caller,
+    alive: bool,
+    stopped: bool,
+    /// Earliest turn that is queued.
+    turn_us: u64,
+    up_us: u64,
+    down_us: u64,
+}
+
+/// What a run came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// What broke a property; empty in a good run.
+    pub violations: Vec<String>,
+    /// Ops that ended with a result, over all members.
+    pub completed: u64,
+    /// Ops that ended with an error.
+    pub failed: u64,
+    /// Members declared dead.
+    pub losses: u64,
+    /// Decisions after the first.
+    pub recoveries: u64,
+    /// Hash of all that happened: the same for the same seed.
+    pub trace: u64,
+    /// Lines of what happened, if asked for.
+    pub lines: Vec<String>,
+    /// Hash of the result of each op at each rank.
+    pub results: BTreeMap<(phalanx_core::ids::OpId, Rank), u64>,
+}
+
+/// Virtual time after which a run that has not ended hangs (I8).
+const DEADLINE_US: u64 = 60_000_000;
+const CONTROL_DELAY_US_MAX: u64 = 300;
+
+struct World {
+    scenario: Scenario,
+    net: SharedNet,
+    random: Random,
+    coordinator: Option<Coordinator>,
+    store: Option<Record>,
+    members: BTreeMap<MemberId, Member>,
+    events: BinaryHeap<Reverse<(u64, u64, usize)>>,
+    slots: Vec<Option<Event>>,
+    now_us: u64,
+    count: u64,
+    checks: Checkers,
+    trace: u64,
+    lines: Option<Vec<String>>,
+    losses: u64,
+    recoveries: u64,
+    next_member: u64,
+    coordinator_due: u64,
+}
+
+/// Runs a scenario to its end.
+#[must_use]
+pub fn run(scenario: &Scenario, explain: bool) -> Outcome {
+    let mut world = World::new(scenario.clone(), explain);
+    world.run();
+    Outcome {
+        violations: world.checks.violations().to_vec(),
+        completed: world.checks.ended.0,
+        failed: world.checks.ended.1,
+        losses: world.losses,
+        recoveries: world.recoveries,
+        trace: world.trace,
+        lines: world.lines.unwrap_or_default(),
+        results: world.checks.results().clone(),
+    }
+}
+
+impl World {
+    fn new(scenario: Scenario, explain: bool) -> Self {
+        let net = Net::new(scenario.seed ^ 0xfeed, scenario.delay_us_max);
+        let mut world = Self {
+            random: Random::new(scenario.seed ^ 0xc0de),
+            coordinator: Some(Coordinator::new(scenario.rules.clone(), None, 0)),
+            store: None,
+            net,
+            members: BTreeMap::new(),
+            events: BinaryHeap::new(),
+            slots: Vec::new(),
+            now_us: 0,
+            count: 0,
+            checks: Checkers::default(),
+            trace: scenario.seed,
+            lines: explain.then(Vec::new),
+            losses: 0,
+            recoveries: 0,
+            next_member: 1,
+            coordinator_due: u64::MAX,
+            scenario,
+        };
+        for rank in 0..world.scenario.rules.world_size {
+            world.add_member(Some(Rank(rank)));
+        }
+        for _ in 0..world.scenario.spares {
+            world.add_member(None);
+        }
+        for (at, fault) in world.scenario.faults.clone() {
+            world.at(at, Event::Fault(fault));
+        }
+        world
+    }
+
+    fn say(&mut self, text: impl FnOnce() -> String) {
+        if let Some(lines) = &mut self.lines {
+            lines.push(format!("{:>9} us  {}", self.now_us, text()));
+        }
+    }
+
+    fn at(&mut self, time_us: u64, event: Event) {
+        self.count += 1;
+        let slot = self.slots.len();
+        self.slots.push(Some(event));
+        self.events.push(Reverse((time_us.max(self.now_us), self.count, slot)));
+    }
+
+    fn add_member(&mut self, wants: Option<Rank>) {
+        let member = MemberId(self.next_member);
+        self.next_member += 1;
+        let host = wants.map_or(1000 + member.0, |r| u64::from(r.0 / self.scenario.ranks_per_host));
+        let info = MemberInfo {
+            member,
+            host,
+            domain: DomainId(host),
+            tcp: None,
+            shm: None,
+            pid: member.0 as u32,
+            wants,
+        };
+        let engine = Engine::new(info, self.now_us / 1000);
+        let transport = SimTransport::new(member, self.net.clone());
+        let executor = Executor::new(engine, transport);
+        let caller = Caller::new(member, &self.scenario);
+        let (turn_us, up_us, down_us) = (u64::MAX, 0, 0);
+        self.members.insert(member, Member { executor, caller, alive: true, stopped: false, turn_us, up_us, down_us });
+        self.wake(member, self.now_us);
+    }
+
+    fn wake(&mut self, member: MemberId, time_us: u64) {
+        let time_us = time_us.max(self.now_us);
+        if let Some(m) = self.members.get_mut(&member)
+            && m.alive
+            && time_us < m.turn_us
+        {
+            m.turn_us = time_us;
+            self.at(time_us, Event::Turn(member));
+        }
+    }
+
+    fn run(&mut self) {
+        while let Some(Reverse((time_us, _, slot))) = self.events.pop() {
+            self.now_us = time_us;
+            self.net.borrow_mut().set_now(time_us);
+            if let Some(event) = self.slots[slot].take() {
+                self.handle(event);
+            }
+            let wakes = self.net.borrow_mut().take_wakes();
+            for (at, member) in wakes {
+                self.wake(member, at);
+            }
+            self.run_coordinator();
+            if self.is_over() || !self.checks.violations().is_empty() {
+                break;
+            }
+            if self.now_us > DEADLINE_US {
+                let stuck: Vec<String> = self
+                    .members
+                    .values()
+                    .filter(|m| m.alive && !m.caller.is_over())
+                    .map(|m| format!("{:?} {:?} {}", m.executor.engine.rank(), m.executor.engine.phase(), m.executor.engine.me()))
+                    .collect();
+                self.checks.report(format!("I8 liveness: no end after {DEADLINE_US} us: {stuck:?} {:?}", self.coordinator));
+                break;
+            }
+        }
+        for v in self.net.borrow_mut().take_violations() {
+            self.checks.report(v);
+        }
+        if self.checks.violations().is_empty() {
+            self.check_rest();
+        }
+    }
+
+    /// I9: at rest nothing is kept. Under policies without steps the last ops wait for the watermark of a beat.
+    fn check_rest(&mut self) {
+        let replace = self.scenario.rules.policy == phalanx_core::policy::Policy::Replace;
+        let kept: Vec<(MemberId, usize, usize)> = self
+            .members
+            .values()
+            .filter(|m| replace && m.alive && m.caller.error.is_none())
+            .map(|m| (m.executor.engine.me(), m.executor.engine.ops_kept(), m.executor.logged_bytes()))
+            .filter(|(_, ops, bytes)| *ops > 0 || *bytes > 0)
+            .collect();
+        if !kept.is_empty() && self.losses == 0 {
+            self.checks.report(format!("I9 rest: (member, ops, bytes) still kept after the last commit: {kept:?}"));
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        let seated = |m: &Member| m.executor.engine.rank().is_some();
+        let forming = self.members.values().filter(|m| m.alive).all(|m| !seated(m));
+        !forming && self.members.values().filter(|m| m.alive && seated(m)).all(|m| m.caller.is_over())
+            && self.coordinator.as_ref().is_some_and(Coordinator::is_idle)
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Turn(member) => self.turn(member),
+            Event::Up(from, message) => {
+                if self.coordinator.is_some() {
+                    self.trace = hash(&[self.trace.to_le_bytes().to_vec(), message.to_frame()].concat());
+                    if !matches!(*message, Upward::Beat { .. }) {
+                        let text = format!("{from} -> coordinator {message:?}");
+                        self.say(|| text);
+                    }
+                    if let Some(c) = self.coordinator.as_mut() {
+                        c.handle_message(from, *message, self.now_us / 1000);
+                    }
+                } else {
+                    self.requeue_up(from, message);
+                }
+            }
+            Event::Down(to, message) => {
+                let now = self.now_us / 1000;
+                let text = (!matches!(*message, Downward::BeatSeen { .. })).then(|| format!("coordinator -> {to} {message:?}"));
+                if let Some(text) = text {
+                    self.say(|| text);
+                }
+                if let Some(m) = self.members.get_mut(&to).filter(|m| m.alive) {
+                    m.executor.engine.handle_message(*message, now);
+                }
+                self.wake(to, self.now_us);
+            }
+            Event::Stored(record) => {
+                self.store = Some((*record).clone());
+                if let Some(c) = &mut self.coordinator {
+                    c.handle_stored(&record, self.now_us / 1000);
+                }
+            }
+            Event::Coordinator => {
+                self.coordinator_due = u64::MAX;
+                if let Some(c) = &mut self.coordinator {
+                    c.handle_timeout(self.now_us / 1000);
+                }
+            }
+            Event::Exit(member) => {
+                if let Some(c) = &mut self.coordinator {
+                    c.handle_lost(member, "exit seen", self.now_us / 1000);
+                } else {
+                    self.at(self.now_us + 500, Event::Exit(member));
+                }
+            }
+            Event::Fault(fault) => self.strike(fault),
+            Event::Wake(member) => {
+                if let Some(m) = self.members.get_mut(&member) {
+                    m.stopped = false;
+                }
+                self.say(|| format!("{member} goes on"));
+                self.wake(member, self.now_us);
+            }
+            Event::CoordinatorBack => self.restart_coordinator(),
+            Event::NewSpare => self.add_member(None),
+        }
+    }
+
+    /// A message to a coordinator that is away waits in the sender's connection attempt.
+    fn requeue_up(&mut self, from: MemberId, message: Box<Upward>) {
+        if !matches!(*message, Upward::Beat { .. }) {
+            self.at(self.now_us + 500, Event::Up(from, message));
+        }
+    }
+
+    fn turn(&mut self, member: MemberId) {
+        let now_us = self.now_us;
+        let Some(m) = self.members.get_mut(&member) else { return };
+        if m.turn_us > now_us || !m.alive {
+            return;
+        }
+        m.turn_us = u64::MAX;
+        if m.stopped {
+            return;
+        }
+        let now = now_us / 1000;
+        m.executor.engine.handle_timeout(now);
+        loop {
+            let mut moved = m.executor.turn(now);
+            while let Some(notice) = m.executor.poll_notice() {
+                moved = true;
+                m.caller.handle(notice, &mut m.executor, &self.scenario, &mut self.checks);
+            }
+            moved |= m.caller.act(&mut m.executor, &self.scenario, &mut self.checks, now);
+            if !moved {
+                break;
+            }
+        }
+        let mut up = Vec::new();
+        while let Some(message) = m.executor.engine.poll_message() {
+            m.up_us = m.up_us.max(now_us + 1 + self.random.below(CONTROL_DELAY_US_MAX));
+            up.push((m.up_us, message));
+        }
+        let next = m.executor.engine.poll_timeout();
+        let over = m.caller.is_over();
+        for (at, message) in up {
+            self.at(at, Event::Up(member, Box::new(message)));
+        }
+        if let Some(ms) = next.filter(|_| !over) {
+            self.wake(member, (ms * 1000).max(now_us + 1000));
+        }
+    }
+
+    fn run_coordinator(&mut self) {
+        let Some(c) = &mut self.coordinator else { return };
+        let mut out = Vec::new();
+        let mut writes = Vec::new();
+        let mut events = Vec::new();
+        while let Some(message) = c.poll_message() {
+            out.push(message);
+        }
+        while let Some(record) = c.poll_store() {
+            writes.push(record);
+        }
+        while let Some(event) = c.poll_event() {
+            events.push(event);
+        }
+        let due = c.poll_timeout().map_or(u64::MAX, |ms| ms * 1000);
+        for (to, message) in out {
+            let delay = 1 + self.random.below(CONTROL_DELAY_US_MAX);
+            if let Some(m) = self.members.get_mut(&to) {
+                m.down_us = m.down_us.max(self.now_us + delay);
+                let at = m.down_us;
+                self.at(at, Event::Down(to, Box::new(message)));
+            }
+        }
+        for record in writes {
+            let delay = self.random.below(500);
+            let text = format!("store {:?}", record.epoch);
+            self.say(|| text);
+            self.at(self.now_us + delay, Event::Stored(Box::new(record)));
+        }
+        for event in events {
+            self.observe(&event);
+        }
+        if due < self.coordinator_due {
+            self.coordinator_due = due;
+            self.at(due, Event::Coordinator);
+        }
+    }
+
+    fn observe(&mut self, event: &WorldEvent) {
+        let text = format!("{event:?}");
+        self.trace = hash(&[self.trace.to_le_bytes().to_vec(), text.clone().into_bytes()].concat());
+        self.say(|| format!("== {text}"));
+        match event {
+            WorldEvent::Lost(loss) => {
+                self.losses += 1;
+                self.checks.lost(loss.member);
+            }
+            WorldEvent::Decided(decision) => {
+                self.recoveries += u64::from(decision.view.epoch.0 > 1);
+                self.checks.decided(decision);
+            }
+            WorldEvent::SpareMissing(_) if self.random.chance(50) => {
+                let at = self.now_us + self.random.below(3_000_000);
+                self.at(at, Event::NewSpare);
+            }
+            _ => {}
+        }
+    }
+
+    fn strike(&mut self, fault: Fault) {
+        self.say(|| format!("!! {fault:?}"));
+        let view = self.coordinator.as_ref().map(|c| c.view().clone()).unwrap_or_default();
+        match fault {
+            Fault::KillRank(rank) => {
+                if let Some(member) = view.occupant(Rank(rank)) {
+                    self.kill(member);
+                }
+            }
+            Fault::KillSpare(index) => {
+                let spare = self.coordinator.as_ref().and_then(|c| c.spares().get(index as usize).copied());
+                if let Some(member) = spare {
+                    self.kill(member);
+                }
+            }
+            Fault::KillHost(host) => {
+                let lost: Vec<MemberId> = view
+                    .members
+                    .iter()
+                    .filter(|i| i.host == u64::from(host) && view.rank_of(i.member).is_some())
+                    .map(|i| i.member)
+                    .collect();
+                for member in lost {
+                    self.kill(member);
+                }
+            }
+            Fault::Stop(rank) => {
+                if let Some(member) = view.occupant(Rank(rank)) {
+                    if let Some(m) = self.members.get_mut(&member) {
+                        m.stopped = true;
+                    }
+                    let at = self.now_us + 1000 * self.random.between(20, 400);
+                    self.at(at, Event::Wake(member));
+                }
+            }
+            Fault::RestartCoordinator => {
+                if self.coordinator.take().is_some() {
+                    let at = self.now_us + self.random.between(100, 60_000);
+                    self.at(at, Event::CoordinatorBack);
+                }
+            }
+        }
+    }
+
+    fn kill(&mut self, member: MemberId) {
+        let Some(m) = self.members.get_mut(&member).filter(|m| m.alive) else { return };
+        m.alive = false;
+        self.net.borrow_mut().kill(member);
+        let at = self.now_us + self.random.below(2_000);
+        self.at(at, Event::Exit(member));
+    }
+
+    fn restart_coordinator(&mut self) {
+        let now = self.now_us / 1000;
+        if self.store.is_none() {
+            // It had written nothing: the world forms afresh from whoever comes.
+            self.coordinator = Some(Coordinator::new(self.scenario.rules.clone(), None, now));
+        } else {
+            self.coordinator = Some(Coordinator::new(self.scenario.rules.clone(), self.store.clone(), now));
+        }
+        self.coordinator_due = u64::MAX;
+        let alive: Vec<MemberId> = self.members.iter().filter(|(_, m)| m.alive).map(|(id, _)| *id).collect();
+        for member in alive {
+            if let Some(m) = self.members.get_mut(&member) {
+                m.executor.engine.handle_connected();
+            }
+            self.wake(member, self.now_us);
+        }
+    }
+}
