@@ -5,6 +5,7 @@
 
 pub use phalanx_core as core;
 
+pub mod auth;
 pub mod device;
 pub mod driver;
 pub mod sim;

@@ -4,6 +4,8 @@
 //! or a caller's buffer (until its op is dropped by the engine). Shared memory is written by other processes, so
 //! it is never seen as a `&[u8]` for longer than a copy, and kernels work on raw pointers.
 
+use std::os::fd::{AsRawFd, BorrowedFd};
+
 /// Memory lent for one step. `Copy`, like the pointer it wraps; who lends it says until when it is valid.
 #[derive(Clone, Copy, Debug)]
 pub struct Span {
@@ -100,6 +102,62 @@ impl Span {
     }
 }
 
+/// Memory straight to and from a socket: the kernel reads and writes it by address, so no Rust reference to it exists.
+impl Span {
+    /// Parts that one system call takes at most.
+    pub const PARTS_MAX: usize = 8;
+
+    /// Sends `parts` one after the other without blocking; gives the bytes the kernel took. A closed peer is an
+    /// error, not a signal.
+    ///
+    /// # Errors
+    /// What the system reports; `WouldBlock` when its buffer is full.
+    ///
+    /// # Panics
+    /// With more than [`PARTS_MAX`](Self::PARTS_MAX) parts.
+    pub fn send(socket: BorrowedFd<'_>, parts: &[Self]) -> std::io::Result<usize> {
+        let mut vectors = [EMPTY_VECTOR; Self::PARTS_MAX];
+        let message = message(&mut vectors, parts);
+        // SAFETY: `message` names `vectors`, alive here, whose entries are spans valid for reads by the contract of
+        // `Span::new`; the descriptor is open while it is borrowed.
+        let sent = unsafe {
+            libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT)
+        };
+        usize::try_from(sent).map_err(|_| std::io::Error::last_os_error())
+    }
+
+    /// Fills `parts` one after the other with what has arrived, without blocking; 0 is the end of the stream.
+    ///
+    /// # Errors
+    /// What the system reports; `WouldBlock` when nothing has arrived.
+    ///
+    /// # Panics
+    /// With more than [`PARTS_MAX`](Self::PARTS_MAX) parts.
+    pub fn receive(socket: BorrowedFd<'_>, parts: &[Self]) -> std::io::Result<usize> {
+        let mut vectors = [EMPTY_VECTOR; Self::PARTS_MAX];
+        let mut message = message(&mut vectors, parts);
+        // SAFETY: as in `send`, with spans valid for writes.
+        let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
+        usize::try_from(received).map_err(|_| std::io::Error::last_os_error())
+    }
+}
+
+const EMPTY_VECTOR: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+
+/// The kernel's description of `parts`; valid as long as `vectors`.
+fn message(vectors: &mut [libc::iovec; Span::PARTS_MAX], parts: &[Span]) -> libc::msghdr {
+    assert!(parts.len() <= Span::PARTS_MAX, "{} parts in one system call", parts.len());
+    for (vector, part) in vectors.iter_mut().zip(parts) {
+        *vector = libc::iovec { iov_base: part.start.cast(), iov_len: part.bytes };
+    }
+    // SAFETY: `msghdr` is a plain C struct for which all zeroes means "no address, no data, no control bytes".
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = vectors.as_mut_ptr();
+    // The field is `size_t` with one C library and `int` with another; the count is at most PARTS_MAX.
+    message.msg_iovlen = parts.len() as _;
+    message
+}
+
 /// Heap memory aligned to a cache line, owned by the runtime: staging buffers, scratch, the retention log.
 #[derive(Debug)]
 pub struct Block {
@@ -152,6 +210,24 @@ mod tests {
         b.span().part(9, 5).read(&mut out);
         assert_eq!(out, [0, 1, 2, 3, 0]);
         assert_eq!(a.span().start() as usize % 64, 0);
+    }
+
+    #[test]
+    fn spans_travel_through_a_socket_without_blocking() {
+        use std::os::fd::AsFd;
+        let (left, right) = std::os::unix::net::UnixStream::pair().unwrap();
+        let (mut a, mut b) = (Block::zeroed(8), Block::zeroed(8));
+        a.span().write(&[1, 2, 3, 4, 5, 6, 7, 8]);
+        let nothing = Span::receive(right.as_fd(), &[b.span()]).unwrap_err();
+        assert_eq!(nothing.kind(), std::io::ErrorKind::WouldBlock);
+        assert_eq!(Span::send(left.as_fd(), &[a.span().part(4, 4), a.span().part(0, 2)]).unwrap(), 6);
+        assert_eq!(Span::receive(right.as_fd(), &[b.span().part(6, 2), b.span().part(0, 6)]).unwrap(), 6);
+        let mut out = [0; 8];
+        b.span().read(&mut out);
+        assert_eq!(out, [7, 8, 1, 2, 0, 0, 5, 6]);
+        drop(right);
+        assert!(Span::send(left.as_fd(), &[a.span()]).is_err(), "an error, not a signal");
+        assert_eq!(Span::receive(left.as_fd(), &[b.span()]).unwrap(), 0);
     }
 
     #[test]
