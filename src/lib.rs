@@ -6,4 +6,5 @@
 pub use phalanx_core as core;
 
 pub mod device;
+pub mod sync;
 pub mod transport;
