@@ -2,6 +2,8 @@
 //!
 //! The child runs the same test function and finds the parent's address in its environment.
 
+#![allow(clippy::unwrap_used, reason = "a failed step of a test ends it")]
+
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};

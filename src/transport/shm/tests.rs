@@ -380,7 +380,7 @@ fn parked_ends_wake_each_other() {
     let (mut a, mut b) = (End::new(1), End::new(2));
     a.transport.open(Epoch(1), &[b.peer()]);
     b.transport.open(Epoch(1), &[a.peer()]);
-    let play = |end: &mut End, to: MemberId, serves: bool| {
+    let play = &|end: &mut End, to: MemberId, serves: bool| {
         let act = |end: &mut End, step: &mut dyn FnMut(&mut End) -> bool| {
             while !step(end) {
                 end.turn();
@@ -406,16 +406,10 @@ fn parked_ends_wake_each_other() {
         assert!(end.seen.is_empty(), "{:?}", end.seen);
     };
     std::thread::scope(|scope| {
-        let first = scope.spawn(|| {
-            play(&mut a, MemberId(2), true);
-            a
-        });
-        let second = scope.spawn(|| {
-            play(&mut b, MemberId(1), false);
-            b
-        });
-        // Both stay until both are done: an end that leaves is a fault.
-        (first.join().unwrap(), second.join().unwrap());
+        // Borrowed, not moved: both stay until both are done, as an end that leaves is a fault.
+        let (first, second) = (&mut a, &mut b);
+        scope.spawn(move || play(first, MemberId(2), true));
+        scope.spawn(move || play(second, MemberId(1), false));
     });
 }
 
