@@ -361,6 +361,24 @@ fn an_impossible_count_in_the_segment_is_a_fault_of_its_receiver() {
 }
 
 #[test]
+fn nothing_wakes_the_driver_of_a_transport_that_is_gone() {
+    let (mut a, b) = linked();
+    let End { transport, mut poll, .. } = b;
+    let address = transport.address();
+    drop(transport);
+    // The sender holds its own copy of the bell.
+    let Outgoing::Up(up) = &a.transport.links.get(&MemberId(2)).unwrap().outgoing else {
+        panic!("the link stands until its end is heard of");
+    };
+    up.bell.ring();
+    let mut events = mio::Events::with_capacity(8);
+    poll.poll(&mut events, Some(Duration::ZERO)).unwrap();
+    assert!(events.is_empty());
+    assert_eq!(socket::dial(&address).unwrap_err(), Errno::CONNREFUSED);
+    turn_until(&mut [&mut a], |ends| ends[0].seen.iter().any(|event| is_fault_of(event, 2)));
+}
+
+#[test]
 fn a_shown_message_does_not_keep_the_driver_awake() {
     let (mut a, mut b) = linked();
     assert!(b.transport.arm());
