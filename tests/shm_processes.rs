@@ -55,8 +55,8 @@ struct End {
 impl End {
     fn new(me: MemberId, peer: MemberId) -> Self {
         let poll = mio::Poll::new().unwrap();
-        let prove = move |_| -> Box<dyn Prove> {
-            Box::new(Claim { unsaid: Some(me.0.to_le_bytes().to_vec()), peer: None })
+        let prove = move |_side| -> Result<Box<dyn Prove>, String> {
+            Ok(Box::new(Claim { unsaid: Some(me.0.to_le_bytes().to_vec()), peer: None }))
         };
         let registry = poll.registry().try_clone().unwrap();
         let transport = ShmTransport::new(me, 1, Box::new(prove), registry, 0).unwrap();

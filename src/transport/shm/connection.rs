@@ -16,7 +16,7 @@ use super::ring::{ReceiveRing, SendRing};
 use super::socket::{self, Heard};
 use crate::sync::Doorbell;
 
-/// One end of a mutual proof of identity, without I/O: packets in, packets out.
+/// One end of a mutual proof of identity, without I/O: packets in, packets out. Either end may speak first.
 ///
 /// It is stepped before anything else is exchanged; no descriptor and no memory of an unproven peer is touched.
 pub trait Prove: Send {
@@ -36,14 +36,14 @@ pub trait Prove: Send {
 /// Which end of a handshake.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Side {
-    /// The end that connects.
-    Connect,
-    /// The end that accepts.
+    /// The end that connects to this member.
+    Connect(MemberId),
+    /// The end that accepts, and learns from whom.
     Accept,
 }
 
-/// Makes a fresh proof for each connection.
-pub type ProveFactory = Box<dyn FnMut(Side) -> Box<dyn Prove> + Send>;
+/// Makes a fresh proof for each connection, or says why it cannot.
+pub type ProveFactory = Box<dyn FnMut(Side) -> Result<Box<dyn Prove>, String> + Send>;
 
 /// First packet after the proof, with segment and the sender's bell: mark, then the sizes both must agree on.
 const OFFER_MARK: &[u8; 8] = b"PHXshm\x00\x01";
@@ -86,20 +86,18 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Begins to connect to `to`; `prove` is its connecting end.
+    /// Begins a connection; `prove` is its end for `side`.
     ///
     /// # Errors
     /// When the first packet cannot be sent.
-    pub fn dialed(socket: OwnedFd, to: MemberId, prove: Box<dyn Prove>) -> Result<Self, String> {
-        let stage = Stage::Proving(prove);
-        let mut connection = Self { socket, side: Side::Connect, peer: Some(to), stage };
+    pub fn begin(socket: OwnedFd, side: Side, prove: Box<dyn Prove>) -> Result<Self, String> {
+        let peer = match side {
+            Side::Connect(to) => Some(to),
+            Side::Accept => None,
+        };
+        let mut connection = Self { socket, side, peer, stage: Stage::Proving(prove) };
         connection.say_proof()?;
         Ok(connection)
-    }
-
-    /// Begins to accept; `prove` is the accepting end.
-    pub fn accepted(socket: OwnedFd, prove: Box<dyn Prove>) -> Self {
-        Self { socket, side: Side::Accept, peer: None, stage: Stage::Proving(prove) }
     }
 
     /// The member dialed or proven.
@@ -109,7 +107,7 @@ impl Connection {
 
     /// Whether this is a dialed connection that is not a link yet.
     pub const fn is_dialing(&self) -> bool {
-        matches!(self.side, Side::Connect) && !matches!(self.stage, Stage::Up)
+        matches!(self.side, Side::Connect(_)) && !matches!(self.stage, Stage::Up)
     }
 
     /// The socket, to be watched.
@@ -158,17 +156,17 @@ impl Connection {
         if refused.contains(&proven) {
             return Err(format!("{proven} was shut out and came back"));
         }
-        match (self.side, self.peer) {
-            (Side::Connect, Some(dialed)) if dialed != proven => {
+        match self.side {
+            Side::Connect(dialed) if dialed != proven => {
                 return Err(format!("{proven} answers at the address of {dialed}"));
             }
-            (Side::Connect, _) => {
+            Side::Connect(_) => {
                 let (segment, file) = Segment::create().map_err(|e| format!("no segment: {e}"))?;
                 socket::send(self.socket.as_fd(), &offer_bytes(), &[file.as_fd(), bell.as_fd()])
                     .map_err(|e| format!("offer of a segment: {e}"))?;
                 self.stage = Stage::Sealing(Some(segment));
             }
-            (Side::Accept, _) => {
+            Side::Accept => {
                 self.peer = Some(proven);
                 self.stage = Stage::Sealing(None);
             }

@@ -137,15 +137,15 @@ impl ShmTransport {
         self.links.get_mut(&member).filter(|links| links.is_listed)
     }
 
-    /// Watches a connection and takes its first step at the next look.
-    fn watch(&mut self, connection: Connection) -> io::Result<ConnectionId> {
+    /// Begins the handshake on a socket and watches it.
+    fn begin(&mut self, socket: OwnedFd, side: Side) -> Result<ConnectionId, String> {
+        let connection = Connection::begin(socket, side, (self.prove)(side)?)?;
         let id = self.next_connection;
         self.next_connection += 1;
-        self.sockets.registry().register(
-            &mut SourceFd(&connection.descriptor()),
-            Token(id),
-            Interest::READABLE,
-        )?;
+        self.sockets
+            .registry()
+            .register(&mut SourceFd(&connection.descriptor()), Token(id), Interest::READABLE)
+            .map_err(|e| format!("its socket cannot be watched: {e}"))?;
         self.dialing += usize::from(connection.is_dialing());
         self.connections.insert(id, connection);
         Ok(id)
@@ -168,8 +168,7 @@ impl ShmTransport {
                 return;
             }
             Some(Err(e)) => Err(format!("no connection to its socket: {e}")),
-            Some(Ok(socket)) => Connection::dialed(socket, to, (self.prove)(Side::Connect))
-                .and_then(|c| self.watch(c).map_err(|e| format!("its socket cannot be watched: {e}"))),
+            Some(Ok(socket)) => self.begin(socket, Side::Connect(to)),
         };
         let Some(links) = self.links.get_mut(&to) else { return };
         match dialed {
@@ -200,9 +199,8 @@ impl ShmTransport {
         loop {
             match socket::accept(self.listener.as_fd()) {
                 Ok(socket) => {
-                    let connection = Connection::accepted(socket, (self.prove)(Side::Accept));
-                    if let Err(cause) = self.watch(connection) {
-                        tracing::warn!(me = %self.me, %cause, "accepted connection cannot be watched");
+                    if let Err(cause) = self.begin(socket, Side::Accept) {
+                        tracing::debug!(me = %self.me, cause, "accepted connection dropped at once");
                     }
                     self.drop_unproven();
                 }

@@ -11,32 +11,35 @@ const HOST: u64 = 77;
 /// Long enough for any machine; a test that waits so long has failed.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Each side says who it is, and is believed.
-pub(super) struct Claim {
-    me: MemberId,
-    is_said: bool,
+/// Each side says who it is, and is believed. The accepting end speaks first.
+struct Claim {
+    unsaid: Option<MemberId>,
+    may_speak: bool,
     peer: Option<MemberId>,
 }
 
 impl Prove for Claim {
     fn handle_bytes(&mut self, bytes: &[u8]) -> Result<(), String> {
         let id: [u8; 8] = bytes.try_into().map_err(|_| format!("{} bytes are no claim", bytes.len()))?;
-        self.peer = Some(MemberId(u64::from_le_bytes(id)));
+        (self.peer, self.may_speak) = (Some(MemberId(u64::from_le_bytes(id))), true);
         Ok(())
     }
 
     fn poll_bytes(&mut self) -> Option<Vec<u8>> {
-        let is_first = !std::mem::replace(&mut self.is_said, true);
-        is_first.then(|| self.me.0.to_le_bytes().to_vec())
+        if self.may_speak { self.unsaid.take().map(|me| me.0.to_le_bytes().to_vec()) } else { None }
     }
 
     fn peer(&self) -> Option<MemberId> {
-        self.peer.filter(|_| self.is_said)
+        self.peer.filter(|_| self.unsaid.is_none())
     }
 }
 
 fn claims(me: MemberId) -> ProveFactory {
-    Box::new(move |_side| Box::new(Claim { me, is_said: false, peer: None }))
+    Box::new(move |side| match side {
+        Side::Connect(MemberId(666)) => Err("no entropy".to_owned()),
+        Side::Connect(_) => Ok(Box::new(Claim { unsaid: Some(me), may_speak: false, peer: None })),
+        Side::Accept => Ok(Box::new(Claim { unsaid: Some(me), may_speak: true, peer: None })),
+    })
 }
 
 /// A transport and the poll its driver would park in.
@@ -299,12 +302,14 @@ fn an_address_without_listener_or_with_another_member_is_a_fault() {
     let gone = End::new(3).peer();
     let wrong = Peer { member: MemberId(4), ..b.peer() };
     let far = Peer { member: MemberId(5), host: HOST + 1, ..b.peer() };
-    a.transport.open(Epoch(1), &[gone, wrong, far]);
-    for to in 3..=5 {
+    let unprovable = Peer { member: MemberId(666), ..b.peer() };
+    a.transport.open(Epoch(1), &[gone, wrong, far, unprovable]);
+    let all = [3, 4, 5, 666];
+    for to in all {
         assert!(a.transport.reserve(MemberId(to), 8).is_none());
     }
-    turn_until(&mut [&mut a, &mut b], |ends| ends[0].seen.len() == 3);
-    assert!((3..=5).all(|id| a.seen.iter().any(|event| is_fault_of(event, id))), "{:?}", a.seen);
+    turn_until(&mut [&mut a, &mut b], |ends| ends[0].seen.len() == all.len());
+    assert!(all.iter().all(|&id| a.seen.iter().any(|event| is_fault_of(event, id))), "{:?}", a.seen);
 }
 
 #[test]
