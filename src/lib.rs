@@ -10,4 +10,5 @@ pub mod config;
 pub mod device;
 pub mod driver;
 pub mod sim;
+pub mod sync;
 pub mod transport;

@@ -5,6 +5,7 @@
 //! blocks; the holder of the progress token is the only caller.
 
 pub mod mux;
+pub mod shm;
 
 use phalanx_core::ids::{Epoch, MemberId};
 use phalanx_core::wire::Header;

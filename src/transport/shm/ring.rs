@@ -1,0 +1,323 @@
+//! The two ends of a link: an in-order ring of messages in a shared segment.
+//!
+//! Order is that of the cells, for small and large messages alike. Which slot a large payload lies in is counted at
+//! both ends, never read from the segment.
+
+use phalanx_core::ids::Epoch;
+use phalanx_core::units::{LINK_SLOTS, SLOT_BYTES};
+use phalanx_core::wire::Header;
+use phalanx_core::wire::header::HeaderError;
+
+use super::raw::{CELLS, Control, INLINE_BYTES, Segment};
+use crate::device::Span;
+use crate::sync::{self, ReceiveCursor, Scribbled, SendCursor};
+
+/// The sending end.
+#[derive(Debug)]
+pub struct SendRing {
+    segment: Segment,
+    cursor: SendCursor,
+    /// Large payloads sent so far.
+    large: u64,
+    /// By slot: it is free once so many messages are taken.
+    free_after: [u64; LINK_SLOTS],
+    /// Size of the message being written.
+    reserved: Option<usize>,
+    /// Size of a message that found no room.
+    wanted: Option<usize>,
+}
+
+impl SendRing {
+    /// The sending end of a fresh segment.
+    pub const fn new(segment: Segment) -> Self {
+        Self {
+            segment,
+            cursor: SendCursor::new(CELLS as u64),
+            large: 0,
+            free_after: [0; LINK_SLOTS],
+            reserved: None,
+            wanted: None,
+        }
+    }
+
+    const fn slot(large: u64) -> usize {
+        (large % LINK_SLOTS as u64) as usize
+    }
+
+    fn has_room(&mut self, bytes: usize) -> Result<bool, Scribbled> {
+        let taken = self.segment.control(Control::Taken);
+        if !self.cursor.has_room(taken)? {
+            return Ok(false);
+        }
+        Ok(bytes <= INLINE_BYTES || self.cursor.is_taken(self.free_after[Self::slot(self.large)], taken)?)
+    }
+
+    /// Where to write the next message's payload; `None`: no room.
+    ///
+    /// # Errors
+    /// When the receiver wrote an impossible count.
+    ///
+    /// # Panics
+    /// When no slot is large enough.
+    pub fn reserve(&mut self, bytes: usize) -> Result<Option<Span>, Scribbled> {
+        assert!(bytes <= SLOT_BYTES, "a message of {bytes} bytes, a slot holds {SLOT_BYTES}");
+        if !self.has_room(bytes)? {
+            self.wanted = Some(bytes);
+            return Ok(None);
+        }
+        (self.reserved, self.wanted) = (Some(bytes), None);
+        Ok(Some(if bytes <= INLINE_BYTES {
+            self.segment.inline_payload(self.cursor.position(), bytes)
+        } else {
+            self.segment.slot_payload(Self::slot(self.large), bytes)
+        }))
+    }
+
+    /// Publishes the reserved message; true: the receiver sleeps, ring its bell.
+    ///
+    /// # Panics
+    /// When nothing of this size is reserved.
+    pub fn commit(&mut self, header: &Header) -> bool {
+        let bytes = header.payload_bytes as usize;
+        assert_eq!(self.reserved.take(), Some(bytes), "commit of another size than reserved");
+        let message = self.cursor.position();
+        self.segment.write_header(message, &header.to_wire());
+        self.cursor.publish(self.segment.stamp(message));
+        if bytes > INLINE_BYTES {
+            self.free_after[Self::slot(self.large)] = self.cursor.position();
+            self.large += 1;
+        }
+        sync::take_park(self.segment.control(Control::ReceiverParked))
+    }
+
+    /// Forgets what found no room.
+    pub const fn forget_wanted(&mut self) {
+        self.wanted = None;
+    }
+
+    /// Announces that this end is about to sleep, if it waits for room.
+    pub fn announce_park(&self) {
+        if self.wanted.is_some() {
+            sync::announce_park(self.segment.control(Control::SenderParked));
+        }
+    }
+
+    /// Awake again.
+    pub fn cancel_park(&self) {
+        sync::cancel_park(self.segment.control(Control::SenderParked));
+    }
+
+    /// Whether a message that found no room has room now. A scribbled count is news, too: `reserve` will tell.
+    pub fn has_news(&mut self) -> bool {
+        self.wanted.is_some_and(|bytes| self.has_room(bytes) != Ok(false))
+    }
+}
+
+/// The receiving end.
+#[derive(Debug)]
+pub struct ReceiveRing {
+    segment: Segment,
+    cursor: ReceiveCursor,
+    /// Large payloads released so far.
+    large: u64,
+    /// Header of the first message: read once, because the sender may still write where it lay.
+    head: Option<Header>,
+    /// Whether the first message was handed out.
+    is_shown: bool,
+}
+
+impl ReceiveRing {
+    /// The receiving end of a segment that its sender has just made.
+    pub fn new(segment: Segment) -> Self {
+        Self { segment, cursor: ReceiveCursor::default(), large: 0, head: None, is_shown: false }
+    }
+
+    /// Header of the first message that waits.
+    ///
+    /// # Errors
+    /// When what lies there is no header: the ring is of no use any more.
+    pub fn head(&mut self) -> Result<Option<Header>, HeaderError> {
+        let message = self.cursor.position();
+        if self.head.is_none() && self.cursor.is_ready(self.segment.stamp(message)) {
+            self.head = Some(Header::from_wire(&self.segment.read_header(message), SLOT_BYTES)?);
+            self.is_shown = false;
+        }
+        Ok(self.head)
+    }
+
+    /// Payload of the first message, whose header is `head`.
+    pub fn payload(&mut self, head: &Header) -> Span {
+        self.is_shown = true;
+        let bytes = head.payload_bytes as usize;
+        if bytes <= INLINE_BYTES {
+            self.segment.inline_payload(self.cursor.position(), bytes)
+        } else {
+            self.segment.slot_payload(SendRing::slot(self.large), bytes)
+        }
+    }
+
+    /// Whether the first message was handed out and not given back yet.
+    pub const fn is_shown(&self) -> bool {
+        self.head.is_some() && self.is_shown
+    }
+
+    /// Lets the first message count as news again.
+    pub const fn forget_shown(&mut self) {
+        self.is_shown = false;
+    }
+
+    /// Gives the first message's room back, if one was read; true: the sender sleeps, ring its bell.
+    pub fn release(&mut self) -> bool {
+        let Some(head) = self.head.take() else { return false };
+        if head.payload_bytes as usize > INLINE_BYTES {
+            self.large += 1;
+        }
+        self.cursor.release(self.segment.control(Control::Taken));
+        sync::take_park(self.segment.control(Control::SenderParked))
+    }
+
+    /// Announces that this end is about to sleep.
+    pub fn announce_park(&self) {
+        sync::announce_park(self.segment.control(Control::ReceiverParked));
+    }
+
+    /// Awake again.
+    pub fn cancel_park(&self) {
+        sync::cancel_park(self.segment.control(Control::ReceiverParked));
+    }
+
+    /// Whether a message waits that was not handed out yet and that `open` lets through or drops. A broken header
+    /// is news, too: the next look will tell.
+    pub fn has_news(&mut self, open: Epoch) -> bool {
+        match self.head() {
+            Ok(Some(head)) => head.epoch <= open && !self.is_shown,
+            Ok(None) => false,
+            Err(_) => true,
+        }
+    }
+
+    /// The whole segment, for tests that overwrite it.
+    #[cfg(test)]
+    pub fn everything(&self) -> Span {
+        self.segment.everything()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use phalanx_core::ids::{Attempt, ChunkId, CommId, OpId, OpSeq};
+    use phalanx_core::wire::Kind;
+    use proptest::prelude::*;
+    use std::os::fd::AsFd;
+
+    fn header(chunk: u32, bytes: usize) -> Header {
+        Header {
+            kind: Kind::Partial,
+            op: OpId { comm: CommId(1), seq: OpSeq(2) },
+            attempt: Attempt(3),
+            epoch: Epoch(4),
+            chunk: ChunkId(chunk),
+            signature: 5,
+            payload_bytes: bytes as u32,
+            stable: OpSeq(u64::MAX),
+            checksum: u32::MAX,
+        }
+    }
+
+    fn ring() -> (SendRing, ReceiveRing) {
+        let (ours, file) = Segment::create().unwrap();
+        (SendRing::new(ours), ReceiveRing::new(Segment::map(file.as_fd()).unwrap()))
+    }
+
+    #[test]
+    fn the_wire_leaves_the_place_of_the_stamp_free() {
+        assert_eq!(header(u32::MAX, usize::MAX).to_wire()[56..], [0; 8]);
+    }
+
+    #[test]
+    fn small_messages_pass_while_all_slots_are_full_and_order_is_kept() {
+        let (mut send, mut receive) = ring();
+        let mut sent = 0;
+        while send.reserve(SLOT_BYTES).unwrap().is_some() {
+            send.commit(&header(sent, SLOT_BYTES));
+            sent += 1;
+        }
+        assert_eq!(sent as usize, LINK_SLOTS);
+        while send.reserve(INLINE_BYTES).unwrap().is_some() {
+            send.commit(&header(sent, INLINE_BYTES));
+            sent += 1;
+        }
+        assert_eq!(sent as usize, CELLS);
+        for chunk in 0..sent {
+            assert_eq!(receive.head().unwrap().unwrap().chunk, ChunkId(chunk));
+            receive.release();
+        }
+        assert_eq!(receive.head(), Ok(None));
+        assert!(send.reserve(SLOT_BYTES).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_slot_is_not_written_before_its_reader_is_done() {
+        let (mut send, mut receive) = ring();
+        for chunk in 0..LINK_SLOTS as u32 {
+            send.reserve(INLINE_BYTES + 1).unwrap().unwrap().part(0, 1).write(&[chunk as u8]);
+            send.commit(&header(chunk, INLINE_BYTES + 1));
+        }
+        let head = receive.head().unwrap().unwrap();
+        let payload = receive.payload(&head);
+        assert!(send.reserve(INLINE_BYTES + 1).unwrap().is_none());
+        assert!(!send.has_news());
+        let mut first = [9];
+        payload.part(0, 1).read(&mut first);
+        assert_eq!(first, [0]);
+        receive.release();
+        assert!(send.has_news());
+        assert!(send.reserve(INLINE_BYTES + 1).unwrap().is_some());
+    }
+
+    #[test]
+    fn news_is_what_was_not_shown_and_is_not_of_the_future() {
+        let (mut send, mut receive) = ring();
+        assert!(!receive.has_news(Epoch(4)));
+        send.reserve(0).unwrap().unwrap();
+        send.commit(&header(0, 0));
+        assert!(!receive.has_news(Epoch(3)));
+        assert!(receive.has_news(Epoch(4)) && receive.has_news(Epoch(5)));
+        let head = receive.head().unwrap().unwrap();
+        let _payload = receive.payload(&head);
+        assert!(!receive.has_news(Epoch(4)) && receive.is_shown());
+        receive.forget_shown();
+        assert!(receive.has_news(Epoch(4)));
+    }
+
+    proptest! {
+        /// Random words anywhere in the segment: an error or a message, never a panic, never outside.
+        #[test]
+        fn a_scribbled_segment_is_survived(seed in proptest::collection::vec((0usize..72 * 128, any::<u64>()), 64),
+                                           stamped: bool) {
+            let (mut send, mut receive) = ring();
+            let everything = receive.everything();
+            for n in 0..200u64 {
+                for (place, value) in &seed {
+                    everything.part(place * 8, 8).write(&value.wrapping_mul(n | 1).to_ne_bytes());
+                }
+                if stamped {
+                    let stamp = receive.cursor.position() + 1;
+                    sync::store_data(receive.segment.stamp(stamp - 1), stamp);
+                }
+                let bytes = (n as usize * 977) % SLOT_BYTES;
+                if let Ok(Some(place)) = send.reserve(bytes) {
+                    prop_assert_eq!(place.len(), bytes);
+                    send.commit(&header(n as u32, bytes));
+                }
+                if let Ok(Some(head)) = receive.head() {
+                    let payload = receive.payload(&head);
+                    let inside = payload.start() as usize - everything.start() as usize;
+                    prop_assert!(inside + payload.len() <= everything.len());
+                    receive.release();
+                }
+            }
+        }
+    }
+}
