@@ -5,5 +5,6 @@
 
 pub use phalanx_core as core;
 
+pub mod demo;
 pub mod device;
 pub mod transport;
