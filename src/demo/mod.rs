@@ -5,6 +5,9 @@
 
 pub mod alone;
 pub mod digits;
+pub mod display;
 pub mod network;
+pub mod protocol;
 pub mod random;
 pub mod sampling;
+pub mod summary;

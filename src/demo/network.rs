@@ -1,8 +1,8 @@
 //! The network: 64-128-64-10, relu, softmax and cross-entropy, trained by gradient descent with momentum.
 //!
 //! Parameters, gradients and velocity are flat vectors, ready for an all-reduce and for a state transfer. Only `+`,
-//! `-`, `*`, `/` and `sqrt` touch them, in a fixed order; IEEE 754 rounds all of these exactly, so the bits are the same
-//! in every build and on every machine.
+//! `-`, `*`, `/` and `sqrt` touch them, in a fixed order; IEEE 754 rounds all of these exactly, so the bits are the
+//! same in every build and on every machine.
 
 use crate::demo::digits::{CLASSES, Image, PIXELS};
 use crate::demo::random::Random;
@@ -110,6 +110,15 @@ impl ParamsHash {
     #[must_use]
     pub fn of(params: &[f32]) -> Self {
         Self(Fnv::of(params.iter().flat_map(|param| param.to_bits().to_le_bytes())))
+    }
+}
+
+impl std::str::FromStr for ParamsHash {
+    type Err = std::num::ParseIntError;
+
+    /// Reads what `Display` prints, and shorter or upper-case spellings of it.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        u64::from_str_radix(text, 16).map(Self)
     }
 }
 
@@ -265,5 +274,4 @@ fn exp_below_one(x: f32) -> f32 {
 }
 
 #[cfg(test)]
-#[path = "network_tests.rs"]
 mod tests;
