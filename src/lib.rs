@@ -7,6 +7,7 @@ pub use phalanx_core as core;
 
 pub mod auth;
 pub mod config;
+pub mod demo;
 pub mod device;
 pub mod driver;
 pub mod sim;
