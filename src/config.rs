@@ -17,8 +17,14 @@ pub const VARIABLES: &[Variable] = &[
     Variable { name: "PHALANX_COORDINATOR", meaning: "host:port of the coordinator" },
     Variable { name: "PHALANX_JOB_KEY", meaning: "the secret of the job, 64 hexadecimal digits" },
     Variable { name: "PHALANX_RANK", meaning: "the seat this process asks for; unset: it is a spare" },
-    Variable { name: "PHALANX_WORLD_SIZE", meaning: "ranks of the world, for programs that want to know early" },
-    Variable { name: "PHALANX_TRANSPORT", meaning: "shm or tcp: forces one; unset: shm inside a host, tcp between" },
+    Variable {
+        name: "PHALANX_WORLD_SIZE",
+        meaning: "ranks of the world, for programs that want to know early",
+    },
+    Variable {
+        name: "PHALANX_TRANSPORT",
+        meaning: "shm or tcp: forces one; unset: shm inside a host, tcp between",
+    },
     Variable { name: "PHALANX_DOMAIN", meaning: "rank or host: what dies together" },
     Variable { name: "PHALANX_SOCKET_IFNAME", meaning: "network interface of the TCP data listener" },
     Variable { name: "PHALANX_BIND", meaning: "address of the TCP data listener" },
@@ -211,7 +217,8 @@ fn parsed<V: std::str::FromStr>(
 where
     V::Err: std::fmt::Display,
 {
-    let bad = |value: &String, why: V::Err| ConfigError::Bad { name, value: value.clone(), why: why.to_string() };
+    let bad =
+        |value: &String, why: V::Err| ConfigError::Bad { name, value: value.clone(), why: why.to_string() };
     vars.get(name).map(|value| value.parse().map_err(|why| bad(value, why))).transpose()
 }
 
@@ -227,10 +234,14 @@ mod tests {
 
     #[test]
     fn values_are_read_and_bad_ones_explained() {
-        let config = read(&[("PHALANX_RANK", "3"), ("PHALANX_TRANSPORT", "tcp"), ("PHALANX_PORTS", "5-9")]).unwrap();
+        let config =
+            read(&[("PHALANX_RANK", "3"), ("PHALANX_TRANSPORT", "tcp"), ("PHALANX_PORTS", "5-9")]).unwrap();
         assert_eq!((config.rank, config.transport, config.ports), (Some(3), TransportChoice::Tcp, 5..=9));
         let unknown = read(&[("PHALANX_RNAK", "3")]).unwrap_err().to_string();
-        assert!(unknown.contains("PHALANX_RNAK is not a variable") && unknown.contains("PHALANX_RANK"), "{unknown}");
+        assert!(
+            unknown.contains("PHALANX_RNAK is not a variable") && unknown.contains("PHALANX_RANK"),
+            "{unknown}"
+        );
         let bad = read(&[("PHALANX_TRANSPORT", "rdma")]).unwrap_err().to_string();
         assert!(bad.contains("use shm, tcp or auto"), "{bad}");
         assert!(read(&[("PHALANX_PORTS", "9-5")]).is_err());
