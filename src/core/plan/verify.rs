@@ -5,6 +5,7 @@
 //! is deterministic: which rank runs next changes neither the values nor whether it gets stuck, so one run proves all.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 
 use crate::bitmap::Bitmap;
 use crate::ids::{ChunkId, Rank};
@@ -262,8 +263,8 @@ fn cuts(plan: &Plan) -> Result<(), Fault> {
         if chunk.len > 0 && !inside(plan.spec.output_range(chunk.owner, plan.world_size)) {
             return fault("it is not part of its owner's output");
         }
-        let given = contributors(&plan.spec, chunk, plan.world_size);
-        if chunk.len > 0 && given.into_iter().any(|r| !inside(plan.spec.input_range(r, plan.world_size))) {
+        let mut given = contributors(&plan.spec, chunk, plan.world_size);
+        if chunk.len > 0 && given.map(Rank).any(|r| !inside(plan.spec.input_range(r, plan.world_size))) {
             return fault("it is not part of a contributor's input");
         }
     }
@@ -273,15 +274,15 @@ fn cuts(plan: &Plan) -> Result<(), Fault> {
     Err(Fault::Cut { chunk: ChunkId(plan.chunks.len() as u32), what: "the chunks do not cover the op" })
 }
 
-/// The ranks whose input makes up the chunk, ascending.
-fn contributors(spec: &Spec, chunk: &Chunk, world_size: u32) -> Vec<Rank> {
+/// The ranks whose input makes up the chunk.
+fn contributors(spec: &Spec, chunk: &Chunk, world_size: u32) -> Range<u32> {
     match spec.collective {
         Collective::AllReduce
         | Collective::ReduceScatter
         | Collective::Reduce
         | Collective::Barrier
-        | Collective::Commit => (0..world_size).map(Rank).collect(),
-        Collective::AllGather | Collective::Broadcast | Collective::State => vec![chunk.owner],
+        | Collective::Commit => 0..world_size,
+        Collective::AllGather | Collective::Broadcast | Collective::State => chunk.owner.0..chunk.owner.0 + 1,
     }
 }
 

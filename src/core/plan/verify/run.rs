@@ -230,7 +230,7 @@ impl<'a> World<'a> {
             Place::Input => {
                 let gives =
                     contributors(&self.plans[0].spec, &self.chunks[at.chunk.index()], self.world_size);
-                gives.contains(&at.rank).then(|| Value { term: self.terms.leaf(at.rank), round: 0 })
+                gives.contains(&at.rank.0).then(|| Value { term: self.terms.leaf(at.rank), round: 0 })
             }
             Place::Scratch => seat.scratch.remove(&at.chunk),
             Place::Output => output,
@@ -322,7 +322,7 @@ impl<'a> World<'a> {
             return Err(Fault::Rewritten { at });
         }
         let gives = contributors(&self.plans[0].spec, &self.chunks[index], self.world_size);
-        let (has, exact) = self.terms.holds_exactly(value.term, &gives);
+        let (has, exact) = self.terms.holds_exactly(value.term, gives.clone());
         if !exact && self.terms.held() != value.term {
             return Err(Fault::Incomplete { at, has, wanted: gives.len() as u32 });
         }

@@ -1,6 +1,7 @@
 //! Association trees, each stored once.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use crate::bitmap::Bitmap;
 use crate::ids::{ChunkId, Rank};
@@ -68,9 +69,10 @@ impl Terms {
     }
 
     /// How many contributions the tree holds, and whether `ranks` are exactly those.
-    pub(super) fn holds_exactly(&self, term: Term, ranks: &[Rank]) -> (u32, bool) {
+    pub(super) fn holds_exactly(&self, term: Term, ranks: Range<u32>) -> (u32, bool) {
         let has = &self.ranks_in[term.0 as usize];
-        let all = ranks.iter().all(|r| has.has(ChunkId(r.0)));
-        (has.count(), all && has.count() as usize == ranks.len())
+        let wanted = ranks.len() as u32;
+        let all = has.count() == wanted && ranks.into_iter().all(|r| has.has(ChunkId(r)));
+        (has.count(), all)
     }
 }
