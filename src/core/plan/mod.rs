@@ -8,11 +8,14 @@
 use crate::ids::{ChunkId, Rank};
 use crate::spec::{Algorithm, Spec};
 
+pub mod leaves;
 pub mod residual;
 pub mod spread;
+mod table;
 pub mod verify;
 
 pub use spread::Spread;
+pub use table::table;
 
 /// A contiguous element range of the op's global space, at most one slot long: reduced, forwarded and repaired whole.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
