@@ -118,11 +118,14 @@ impl Engine {
         if Self::confirms(op) {
             let vacant: Vec<bool> = op.group.iter().map(|r| view.occupant(*r).is_none()).collect();
             let domain_of: Vec<_> = op.group.iter().map(|r| domains[r.index()]).collect();
-            op.awaits = release_set(&op.plan, op.place, &domain_of, &vacant, lost_max);
+            let n = op.plan.world_size;
+            let (spread, chunks) = (op.plan.spread, &op.plan.chunks);
+            let set = |place| release_set(spread, chunks, place, n, &domain_of, &vacant, lost_max);
+            op.awaits = set(op.place);
             // Whoever waits for this rank: the relation is not symmetric, so it is asked for every other place.
             for place in (0..op.group.len() as u32).map(Rank).filter(|p| *p != op.place && !vacant[p.index()])
             {
-                if release_set(&op.plan, place, &domain_of, &vacant, lost_max).contains(&op.place) {
+                if set(place).contains(&op.place) {
                     due.push(op.group[place.index()]);
                 }
             }

@@ -134,19 +134,32 @@ pub(crate) fn lowest_holder(
 }
 
 /// The part of `plan.rank` in finishing the op of `plan`: `holdings[r]` are the chunks rank `r` holds as Final (none, for
-/// a newcomer), `vacant[r]` says that nobody sits there. All ranks must pass the same tables.
+/// a newcomer), `satisfied[r]` says that it was released with all it is due (it lacks nothing, and serves only what it
+/// holds), `vacant[r]` that nobody sits there. All ranks must pass the same tables.
 ///
 /// # Errors
 /// When a chunk is held by no live rank while a rank is vacant; when a table is not of this op; when the rank is vacant.
-pub fn residual(plan: &Plan, holdings: &[Bitmap], vacant: &[bool]) -> Result<Plan, ResidualError> {
-    check(plan, holdings, vacant)?;
+pub fn residual(
+    plan: &Plan,
+    holdings: &[Bitmap],
+    satisfied: &[bool],
+    vacant: &[bool],
+) -> Result<Plan, ResidualError> {
+    check(plan, holdings, satisfied, vacant)?;
     let paths = Paths { spread: plan.spread, world_size: plan.world_size, vacant };
     let mut again = Bitmap::empty(plan.chunks.len() as u32);
     let mut steps = Vec::new();
     for (i, chunk) in plan.chunks.iter().enumerate() {
         let id = ChunkId(i as u32);
+        let lacks = |rank: &Rank| {
+            let due = plan.spread.receives(chunk.owner, *rank, plan.world_size);
+            due && !vacant[rank.index()] && !satisfied[rank.index()] && !holdings[rank.index()].has(id)
+        };
+        if !(0..plan.world_size).map(Rank).any(|rank| lacks(&rank)) {
+            continue;
+        }
         match lowest_holder(&paths, holdings, chunk.owner, id) {
-            Some(lowest) => hand_on(plan.rank, id, chunk.owner, lowest, &paths, holdings, &mut steps),
+            Some(lowest) => hand_on(plan.rank, id, chunk.owner, lowest, &paths, lacks, &mut steps),
             None => again.insert(id),
         }
     }
@@ -158,12 +171,13 @@ pub fn residual(plan: &Plan, holdings: &[Bitmap], vacant: &[bool]) -> Result<Pla
     Ok(Plan { steps, chunks: plan.chunks.clone(), ..*plan })
 }
 
-fn check(plan: &Plan, holdings: &[Bitmap], vacant: &[bool]) -> Result<(), ResidualError> {
+fn check(plan: &Plan, holdings: &[Bitmap], satisfied: &[bool], vacant: &[bool]) -> Result<(), ResidualError> {
     let (ranks, chunks) = (plan.world_size as usize, plan.chunks.len());
     let shape = |what, given, wanted| {
         if given == wanted { Ok(()) } else { Err(ResidualError::Shape { what, given, wanted }) }
     };
     shape("the table of holdings", holdings.len(), ranks)?;
+    shape("the table of satisfied ranks", satisfied.len(), ranks)?;
     shape("the table of vacant ranks", vacant.len(), ranks)?;
     for held in holdings {
         shape("a rank's holdings", held.len() as usize, chunks)?;
@@ -181,13 +195,12 @@ fn hand_on(
     owner: Rank,
     lowest: Rank,
     paths: &Paths<'_>,
-    holdings: &[Bitmap],
+    lacks: impl Fn(&Rank) -> bool,
     steps: &mut Vec<Step>,
 ) {
     if paths.spread == Spread::Single {
         return;
     }
-    let lacks = |rank: &Rank| !holdings[rank.index()].has(chunk);
     if lacks(&me)
         && let Some(from) = paths.server(owner, me, Some(lowest))
     {

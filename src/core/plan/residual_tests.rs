@@ -67,7 +67,7 @@ fn prove(plans: &[Plan], held: &[Bitmap], vacant: &[bool]) -> Result<(), Residua
         if vacant[plan.rank.index()] {
             Ok(Plan { steps: Vec::new(), ..plan.clone() })
         } else {
-            residual(plan, held, vacant)
+            residual(plan, held, &vec![false; held.len()], vacant)
         }
     };
     let rest = plans.iter().map(part).collect::<Result<Vec<_>, _>>()?;
@@ -152,9 +152,9 @@ fn an_op_that_nobody_began_is_the_plan_itself_and_a_finished_one_is_empty() {
         let plans = plans(which, 5, 1, 2);
         let chunks = plans[0].chunks.len() as u32;
         for plan in &plans {
-            let fresh = residual(plan, &vec![Bitmap::empty(chunks); 5], &[false; 5]).unwrap();
+            let fresh = residual(plan, &vec![Bitmap::empty(chunks); 5], &[false; 5], &[false; 5]).unwrap();
             assert_eq!(&fresh, plan);
-            let over = residual(plan, &vec![Bitmap::full(chunks); 5], &[false; 5]).unwrap();
+            let over = residual(plan, &vec![Bitmap::full(chunks); 5], &[false; 5], &[false; 5]).unwrap();
             assert_eq!(over.steps, []);
         }
     }
@@ -164,13 +164,13 @@ fn an_op_that_nobody_began_is_the_plan_itself_and_a_finished_one_is_empty() {
 fn tables_of_another_op_and_vacant_ranks_are_refused() {
     let plan = &plans(0, 3, 0, 1)[0];
     let chunks = plan.chunks.len() as u32;
-    let err = residual(plan, &vec![Bitmap::empty(chunks); 2], &[false; 3]).unwrap_err();
+    let err = residual(plan, &vec![Bitmap::empty(chunks); 2], &[false; 3], &[false; 3]).unwrap_err();
     assert!(matches!(err, ResidualError::Shape { given: 2, wanted: 3, .. }), "{err}");
-    let err = residual(plan, &vec![Bitmap::empty(chunks + 1); 3], &[false; 3]).unwrap_err();
+    let err = residual(plan, &vec![Bitmap::empty(chunks + 1); 3], &[false; 3], &[false; 3]).unwrap_err();
     assert!(matches!(err, ResidualError::Shape { what: "a rank's holdings", .. }), "{err}");
-    let err = residual(plan, &vec![Bitmap::empty(chunks); 3], &[false; 2]).unwrap_err();
+    let err = residual(plan, &vec![Bitmap::empty(chunks); 3], &[false; 3], &[false; 2]).unwrap_err();
     assert!(matches!(err, ResidualError::Shape { given: 2, wanted: 3, .. }), "{err}");
-    let err = residual(plan, &vec![Bitmap::empty(chunks); 3], &[true, false, false]).unwrap_err();
+    let err = residual(plan, &vec![Bitmap::empty(chunks); 3], &[false; 3], &[true, false, false]).unwrap_err();
     assert_eq!(err, ResidualError::VacantRank { rank: Rank(0) });
 }
 
