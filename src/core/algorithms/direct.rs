@@ -1,4 +1,4 @@
-//! Direct: every owner takes all inputs of its chunks at once, adds them in canonical order, and sends the result to all.
+//! Direct: every owner takes all inputs of its chunks at once, adds them in canonical order, sends the result to all.
 //!
 //! Source: two-phase all-to-all reduction, Thakur, Rabenseifner and Gropp, Int. J. High Perform. Comput. Appl. 19
 //!         (2005), section 4 (pairwise exchange); the order of the sum is our own.

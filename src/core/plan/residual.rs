@@ -97,7 +97,8 @@ impl Paths<'_> {
         self.live(owner, vec![owner])
     }
 
-    /// Who hands `rank` the Final of a chunk of `owner`, given the rank that serves heads. `None`: nobody, it is made there.
+    /// Who hands `rank` the Final of a chunk of `owner`, given the rank that serves heads. `None`: nobody, it is made
+    /// there.
     pub(crate) fn server(&self, owner: Rank, rank: Rank, lowest_holder: Option<Rank>) -> Option<Rank> {
         self.parent(owner, rank).or(lowest_holder)
     }
@@ -133,11 +134,12 @@ pub(crate) fn lowest_holder(
     (0..paths.world_size).map(Rank).find(|rank| holds(rank) && serves(rank))
 }
 
-/// The part of `plan.rank` in finishing the op of `plan`: `holdings[r]` are the chunks rank `r` holds as Final (none, for
-/// a newcomer), `vacant[r]` says that nobody sits there. All ranks must pass the same tables.
+/// The part of `plan.rank` in finishing the op of `plan`: `holdings[r]` are the chunks rank `r` holds as Final (none,
+/// for a newcomer), `vacant[r]` says that nobody sits there. All ranks must pass the same tables.
 ///
 /// # Errors
-/// When a chunk is held by no live rank while a rank is vacant; when a table is not of this op; when the rank is vacant.
+/// When a chunk is held by no live rank while a rank is vacant; when a table is not of this op; when the rank is
+/// vacant.
 pub fn residual(plan: &Plan, holdings: &[Bitmap], vacant: &[bool]) -> Result<Plan, ResidualError> {
     check(plan, holdings, vacant)?;
     let paths = Paths { spread: plan.spread, world_size: plan.world_size, vacant };
@@ -200,8 +202,8 @@ fn hand_on(
 
 /// Rule R2: the ranks that must have confirmed the whole op before `wait()` may return at `rank`.
 ///
-/// For each chunk these are the live ranks further down its path with at most `domains_lost_max` domains strictly between,
-/// and, on a tree, if `rank` is a top rank (its live ancestors lie in at most so many domains), all other top ranks.
+/// For each chunk these are the live ranks further down its path with at most `domains_lost_max` domains strictly
+/// between, and, on a tree, if `rank` is a top rank (its live ancestors lie in at most so many domains), all other top ranks.
 /// With [`Spread::Single`] it is every live rank: stronger than the rule asks, which counts partials kept before the
 /// owner. Sorted, without `rank` itself. `domain_of` and `vacant` are per rank.
 ///

@@ -263,7 +263,7 @@ fn cuts(plan: &Plan) -> Result<(), Fault> {
         if chunk.len > 0 && !inside(plan.spec.output_range(chunk.owner, plan.world_size)) {
             return fault("it is not part of its owner's output");
         }
-        let mut given = contributors(&plan.spec, chunk, plan.world_size);
+        let given = contributors(&plan.spec, chunk, plan.world_size);
         if chunk.len > 0 && given.map(Rank).any(|r| !inside(plan.spec.input_range(r, plan.world_size))) {
             return fault("it is not part of a contributor's input");
         }
