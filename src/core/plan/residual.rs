@@ -203,7 +203,8 @@ fn hand_on(
 /// Rule R2: the ranks that must have confirmed the whole op before `wait()` may return at `rank`.
 ///
 /// For each chunk these are the live ranks further down its path with at most `domains_lost_max` domains strictly
-/// between, and, on a tree, if `rank` is a top rank (its live ancestors lie in at most so many domains), all other top ranks.
+/// between, and, on a tree, if `rank` is a top rank (its live ancestors lie in at most so many domains), all other top
+/// ranks.
 /// With [`Spread::Single`] it is every live rank: stronger than the rule asks, which counts partials kept before the
 /// owner. Sorted, without `rank` itself. `domain_of` and `vacant` are per rank.
 ///
