@@ -14,7 +14,12 @@ fn seeds() {
             Ok(o) if o.violations.is_empty() => {}
             Ok(o) => {
                 bad += 1;
-                println!("seed {seed}: {:?} {:?} n={}", o.violations.first(), s.rules.policy, s.rules.world_size);
+                println!(
+                    "seed {seed}: {:?} {:?} n={}",
+                    o.violations.first(),
+                    s.rules.policy,
+                    s.rules.world_size
+                );
             }
             Err(_) => {
                 bad += 1;

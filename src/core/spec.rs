@@ -195,6 +195,12 @@ impl Spec {
         (hash ^ (hash >> 32)) as u32
     }
 
+    /// Whether values of several ranks are reduced.
+    #[must_use]
+    pub const fn reduces(&self) -> bool {
+        matches!(self.collective, Collective::AllReduce | Collective::ReduceScatter | Collective::Reduce)
+    }
+
     /// Elements of the global space the chunks divide: the larger of a rank's two buffers.
     #[must_use]
     pub fn elements(&self, world_size: u32) -> u64 {
@@ -235,7 +241,7 @@ impl Spec {
 impl std::fmt::Display for Spec {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}({} x {}", self.collective, self.count, self.dtype)?;
-        if matches!(self.collective, Collective::AllReduce | Collective::ReduceScatter | Collective::Reduce) {
+        if self.reduces() {
             write!(f, ", {}", self.reduction)?;
         }
         if matches!(self.collective, Collective::Broadcast | Collective::Reduce) {

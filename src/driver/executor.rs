@@ -352,7 +352,8 @@ impl<T: Transport> Executor<T> {
 
     /// Divides a finished sum where the reduction is an average.
     fn divide(&self, id: OpId, values: Span) {
-        if let Some(op) = self.engine.op(id).filter(|o| o.spec.reduction == ReduceOp::Avg) {
+        if let Some(op) = self.engine.op(id).filter(|o| o.spec.reduces() && o.spec.reduction == ReduceOp::Avg)
+        {
             cpu::finish(op.spec.dtype, op.spec.reduction, values, op.plan.world_size);
         }
     }

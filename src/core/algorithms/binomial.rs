@@ -1,6 +1,6 @@
 //! Binomial tree, neighbours first: its inner vertices are those of the canonical tree, whatever the root.
 //!
-//! Source: Thakur, Rabenseifner and Gropp, Int. J. High Perform. Comput. Appl. 19 (2005), sections 4.2 and 4.4.
+//! Source: Thakur, Rabenseifner and Gropp, Int. J. High Perform. Comput. Appl. 19 (2005).
 //! Cost:   with p the largest power of two up to n: reduce and broadcast at most log2 p rounds, all_reduce twice that;
 //!         n-1 messages of S bytes each way in all, up to log2 p + 1 of them at the top.
 //! Order:  the canonical tree.

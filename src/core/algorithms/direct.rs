@@ -1,7 +1,7 @@
-//! Direct: every owner takes all inputs of its chunks at once, adds them in canonical order, and sends the result to all.
+//! Direct: every owner takes all inputs of its chunks at once, adds them in canonical order, sends the result to all.
 //!
 //! Source: two-phase all-to-all reduction, Thakur, Rabenseifner and Gropp, Int. J. High Perform. Comput. Appl. 19
-//!         (2005), section 4 (pairwise exchange); the order of the sum is our own.
+//!         (2005), pairwise exchange; the order of the sum is our own.
 //! Cost:   all_reduce 2 rounds, each rank sends 2(n-1) chunks of S/n bytes (times chunks per segment);
 //!         reduce_scatter and all_gather 1 round and half the chunks. Up to 4 KiB fewer owners, down to one.
 //! Order:  the canonical tree.

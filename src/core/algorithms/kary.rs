@@ -1,6 +1,6 @@
 //! Balanced k-ary tree: few children a rank, short depth, pipelined over the chunks.
 //!
-//! Source: Sanders, Speck and Träff, Parallel Computing 35 (2009), section 2; heap numbering as is usual.
+//! Source: Sanders, Speck and Träff, Parallel Computing 35 (2009); heap numbering as is usual.
 //! Cost:   all_reduce 2 depth rounds for one chunk, broadcast and reduce depth, where depth is the number of levels
 //!         below the root of a complete tree of arity 2; n-1 messages of S bytes each way in all.
 //! Order:  a rank's input, then its children's sums in rank order: the canonical tree for n <= 3 and root 0 only.

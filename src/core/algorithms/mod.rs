@@ -71,12 +71,7 @@ pub fn build(spec: &Spec, world_size: u32, rank: Rank, chunk_bytes_max: usize) -
         Algorithm::Kary => kary::kary,
         Algorithm::Direct => direct::direct,
     };
-    let mut plan = run(spec, world_size, rank, chunk_bytes_max);
-    if world_size == 1 {
-        let settle = |chunk| Step::Settle { chunk, from: Place::Input };
-        plan.steps = (0..plan.chunks.len() as u32).map(ChunkId).map(settle).collect();
-    }
-    Ok(plan)
+    Ok(run(spec, world_size, rank, chunk_bytes_max))
 }
 
 /// The chunk table of an op: segments in ascending order, each of `per_segment` chunks.
@@ -91,8 +86,12 @@ impl Table {
         ChunkId(segment * self.per_segment + chunk)
     }
 
-    /// The plan over these chunks.
-    fn plan(self, spec: &Spec, world_size: u32, rank: Rank, spread: Spread, steps: Vec<Step>) -> Plan {
+    /// The plan over these chunks. A rank alone has no messages: each chunk of its input is Final as it is.
+    fn plan(self, spec: &Spec, world_size: u32, rank: Rank, spread: Spread, mut steps: Vec<Step>) -> Plan {
+        if world_size == 1 {
+            let settle = |chunk| Step::Settle { chunk: ChunkId(chunk), from: Place::Input };
+            steps = (0..self.chunks.len() as u32).map(settle).collect();
+        }
         Plan { spec: *spec, world_size, rank, chunks: self.chunks, spread, steps }
     }
 }

@@ -6,7 +6,9 @@
 //!
 //! | collective | choice |
 //! |---|---|
-//! | all_reduce | up to 8 ranks, or up to 256 KiB and 64 ranks: direct; up to 256 KiB: binomial; else ring, or halving_doubling where the order must be canonical |
+//! | all_reduce, up to 8 ranks | direct |
+//! | all_reduce, up to 256 KiB | up to 64 ranks: direct; else binomial |
+//! | all_reduce, the rest | ring; halving_doubling where the order must be canonical |
 //! | all_gather | up to 8 ranks or 256 KiB: direct; else ring |
 //! | reduce_scatter | as all_gather; always direct where the order must be canonical |
 //! | broadcast | up to 256 KiB: binomial; else kary |

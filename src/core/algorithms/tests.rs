@@ -95,7 +95,9 @@ proptest! {
     }
 
     #[test]
-    fn a_chunk_renamed_in_any_step_is_caught(which in 0usize..64, n in 2u32..=9, rank: u32, step: usize, by in 1u32..7) {
+    fn a_chunk_renamed_in_any_step_is_caught(
+        which in 0usize..64, n in 2u32..=9, rank: u32, step: usize, by in 1u32..7,
+    ) {
         let all: Vec<_> = pairs().collect();
         let (collective, algorithm) = all[which % all.len()];
         let spec = spec(collective, algorithm, 16 * u64::from(n) * 2, 0);
@@ -109,7 +111,8 @@ proptest! {
                 Step::Send { chunk, .. } | Step::Fold { chunk, .. } | Step::Take { chunk, .. }
                 | Step::FoldAll { chunk } | Step::Settle { chunk, .. } => shift(chunk),
             }
-            prop_assert!(verify(&plans, slots(spec.algorithm), &Initial::fresh(n, chunks)).is_err(), "{} n={} step {}", spec, n, at);
+            let outcome = verify(&plans, slots(spec.algorithm), &Initial::fresh(n, chunks));
+            prop_assert!(outcome.is_err(), "{} n={} step {}", spec, n, at);
         }
     }
 
@@ -123,7 +126,8 @@ proptest! {
         let steps = &mut plans[(rank % n) as usize].steps;
         let at = step % steps.len();
         steps.remove(at);
-        prop_assert!(verify(&plans, slots(spec.algorithm), &Initial::fresh(n, chunks)).is_err(), "{} n={} step {}", spec, n, at);
+        let outcome = verify(&plans, slots(spec.algorithm), &Initial::fresh(n, chunks));
+        prop_assert!(outcome.is_err(), "{} n={} step {}", spec, n, at);
     }
 }
 
@@ -219,11 +223,38 @@ fn tiny_ops_have_few_owners() {
 
 #[test]
 fn pipelines_with_many_chunks_are_proven_with_the_fewest_slots() {
+    // Halving and doubling say that they need only one.
+    for n in 2..=17 {
+        let spec = spec(Collective::AllReduce, Algorithm::HalvingDoubling, 16 * 23 * u64::from(n), 0);
+        let plans = plans(&spec, n, 64);
+        let chunks = plans[0].chunks.len() as u32;
+        verify(&plans, 1, &Initial::fresh(n, chunks)).unwrap_or_else(|fault| panic!("n={n}: {fault}"));
+    }
     for (collective, algorithm) in pairs() {
         for n in [2, 3, 4, 5, 7, 8, 13] {
             prove(&spec(collective, algorithm, 16 * 40 * u64::from(n), n - 1), n, 64);
         }
     }
+}
+
+#[test]
+fn a_ring_with_too_few_slots_is_found_out() {
+    let spec = spec(Collective::AllReduce, Algorithm::Ring, 16 * 4 * 5, 0);
+    let plans = plans(&spec, 5, 64);
+    let chunks = plans[0].chunks.len() as u32;
+    let fault = verify(&plans, ring::SLOTS_MIN - 1, &Initial::fresh(5, chunks)).unwrap_err();
+    assert!(matches!(fault, Fault::Deadlock { .. }), "{fault}");
+}
+
+#[test]
+fn cuts_fall_on_cache_lines_and_segments_are_even() {
+    let plan =
+        build(&spec(Collective::AllReduce, Algorithm::Ring, 1_000_003, 0), 7, Rank(0), 1 << 16).unwrap();
+    for chunk in &plan.chunks {
+        assert_eq!(chunk.start * 4 % 64, 0, "{chunk:?}");
+    }
+    let sizes = || plan.chunks.iter().map(|c| c.len);
+    assert!(sizes().max().unwrap() - sizes().min().unwrap() <= 32, "{:?}", plan.chunks);
 }
 
 #[test]

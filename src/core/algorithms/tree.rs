@@ -1,9 +1,9 @@
 //! One chunk after another through a tree: sums upwards, Finals downwards, both at once.
 //!
-//! Source: the pipelined tree of Sanders, Speck and Träff, Parallel Computing 35 (2009), section 2.
+//! Source: the pipelined tree of Sanders, Speck and Träff, Parallel Computing 35 (2009).
 //! Cost:   2 depth rounds for one chunk; each rank sends one message a chunk up and one a child a chunk down.
 //!
-//! A rank works on the sums of a chunk [`Climb`]-`lag` chunks ahead of the Finals it hands down, so that both
+//! A rank works on the sums of chunks some places (the `lag`) ahead of the Finals it hands down, so that both
 //! directions of every link stay busy. Whatever the lag, two slots a link are enough: a rank's sum of a chunk waits
 //! for deeper ranks only, and by the time a Final comes down its receiver is past the sum it hung on.
 

@@ -62,7 +62,8 @@ pub enum Target {
 /// One step of one rank.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Step {
-    /// Put the chunk's value at `from` into a slot of the link to `to`. From `Output` it travels as Final, else as a partial.
+    /// Put the chunk's value at `from` into a slot of the link to `to`. From `Output` it travels as Final, else as a
+    /// partial. A partial in scratch is used up by any step that reads it.
     Send {
         /// The chunk.
         chunk: ChunkId,

@@ -97,7 +97,8 @@ impl Paths<'_> {
         self.live(owner, vec![owner])
     }
 
-    /// Who hands `rank` the Final of a chunk of `owner`, given the rank that serves heads. `None`: nobody, it is made there.
+    /// Who hands `rank` the Final of a chunk of `owner`, given the rank that serves heads. `None`: nobody, it is made
+    /// there.
     pub(crate) fn server(&self, owner: Rank, rank: Rank, lowest_holder: Option<Rank>) -> Option<Rank> {
         self.parent(owner, rank).or(lowest_holder)
     }
@@ -213,8 +214,9 @@ fn hand_on(
 
 /// Rule R2: the ranks that must have confirmed the whole op before `wait()` may return at `rank`.
 ///
-/// For each chunk these are the live ranks further down its path with at most `domains_lost_max` domains strictly between,
-/// and, on a tree, if `rank` is a top rank (its live ancestors lie in at most so many domains), all other top ranks.
+/// For each chunk these are the live ranks further down its path with at most `domains_lost_max` domains strictly
+/// between, and, on a tree, if `rank` is a top rank (its live ancestors lie in at most so many domains), all other top
+/// ranks.
 /// With [`Spread::Single`] it is every live rank: stronger than the rule asks, which counts partials kept before the
 /// owner. Sorted, without `rank` itself. `domain_of` and `vacant` are per rank.
 ///

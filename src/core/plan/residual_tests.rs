@@ -170,7 +170,8 @@ fn tables_of_another_op_and_vacant_ranks_are_refused() {
     assert!(matches!(err, ResidualError::Shape { what: "a rank's holdings", .. }), "{err}");
     let err = residual(plan, &vec![Bitmap::empty(chunks); 3], &[false; 3], &[false; 2]).unwrap_err();
     assert!(matches!(err, ResidualError::Shape { given: 2, wanted: 3, .. }), "{err}");
-    let err = residual(plan, &vec![Bitmap::empty(chunks); 3], &[false; 3], &[true, false, false]).unwrap_err();
+    let err =
+        residual(plan, &vec![Bitmap::empty(chunks); 3], &[false; 3], &[true, false, false]).unwrap_err();
     assert_eq!(err, ResidualError::VacantRank { rank: Rank(0) });
 }
 

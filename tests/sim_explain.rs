@@ -1,0 +1,12 @@
+//! Prints one seed.
+#[test]
+fn explain() {
+    let seed: u64 = std::env::var("SIM_SEED").ok().and_then(|v| v.parse().ok()).unwrap_or(0);
+    let s = phalanx::sim::Scenario::draw(seed);
+    println!("{s:?}");
+    let o = phalanx::sim::run(&s, true);
+    for l in &o.lines {
+        println!("{}", &l[..l.len().min(700)]);
+    }
+    println!("{:?}", o.violations);
+}
