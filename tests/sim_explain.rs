@@ -4,9 +4,9 @@ fn explain() {
     let seed: u64 = std::env::var("SIM_SEED").ok().and_then(|v| v.parse().ok()).unwrap_or(0);
     let s = phalanx::sim::Scenario::draw(seed);
     println!("{s:?}");
-    let o = phalanx::sim::run(&s, true);
+    let o = phalanx::sim::run(&s, std::env::var("SIM_LINES").is_ok());
     for l in &o.lines {
         println!("{}", &l[..l.len().min(700)]);
     }
-    println!("{:?}", o.violations);
+    println!("{:#?}", o.violations);
 }

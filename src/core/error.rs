@@ -89,6 +89,26 @@ pub enum CallError {
         /// Why.
         cause: String,
     },
+    /// A seat is vacant, and the call cannot go without it.
+    #[error(
+        "{comm} has vacant seats, and {spec} needs every rank; call it on a communicator of the survivors (split)"
+    )]
+    Vacant {
+        /// The communicator.
+        comm: CommId,
+        /// What was called.
+        spec: Spec,
+    },
+    /// The root is no rank of the communicator.
+    #[error("root {root} is no rank of {comm}, which has {world_size}")]
+    NoSuchRoot {
+        /// The root asked for.
+        root: Rank,
+        /// The communicator.
+        comm: CommId,
+        /// Its ranks.
+        world_size: u32,
+    },
     /// The algorithm cannot do it.
     #[error(transparent)]
     Plan(#[from] crate::plan::PlanError),

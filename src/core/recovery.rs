@@ -242,19 +242,17 @@ impl Judge<'_> {
                 two_spec: other.spec,
             });
         }
-        let plan = match plan::build(
-            &spec,
-            group.len() as u32,
-            Rank(0),
-            self.evidence.rules.chunk_bytes_max as usize,
-        ) {
+        // A set that lost its root made no progress that could be kept without it: judged as the whole communicator.
+        let dense = spec.over(comm_group, &group).unwrap_or(spec);
+        let chunk_bytes_max = self.evidence.rules.chunk_bytes_max as usize;
+        let plan = match plan::build(&dense, group.len() as u32, Rank(0), chunk_bytes_max) {
             Ok(plan) => plan,
             Err(error) => {
                 return fail(FailCause::Unrecoverable { losses: Vec::new(), why: error.to_string() });
             }
         };
         let parts = self.parts(&records, &group, attempt, &plan, id);
-        let verdict = self.verdict(id, &spec, &plan, &parts);
+        let verdict = self.verdict(id, &dense, &plan, &parts);
         let group = match verdict {
             Verdict::Shrink {} => group.into_iter().filter(|r| self.view.occupant(*r).is_some()).collect(),
             Verdict::Keep {} | Verdict::Repair {} | Verdict::Fail { .. } => group,

@@ -195,6 +195,24 @@ impl Spec {
         (hash ^ (hash >> 32)) as u32
     }
 
+    /// The same op with the root counted in `group` (world ranks of the contributors) instead of `comm` (world ranks of
+    /// the communicator). `None`: the root is not among them.
+    #[must_use]
+    pub fn over(&self, comm: &[Rank], group: &[Rank]) -> Option<Self> {
+        if !matches!(self.collective, Collective::Broadcast | Collective::Reduce) {
+            return Some(*self);
+        }
+        let root = comm.get(self.root.index())?;
+        let place = group.iter().position(|rank| rank == root)?;
+        Some(Self { root: Rank(place as u32), ..*self })
+    }
+
+    /// Whether the sizes of a rank's buffers depend on how many ranks take part.
+    #[must_use]
+    pub const fn shape_depends_on_ranks(&self) -> bool {
+        matches!(self.collective, Collective::AllGather | Collective::ReduceScatter)
+    }
+
     /// Whether values of several ranks are reduced.
     #[must_use]
     pub const fn reduces(&self) -> bool {

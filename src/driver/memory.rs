@@ -1,7 +1,7 @@
 //! The memory of an op on this rank: the caller's buffers, scratch, the undo copy, the retention log.
 
 use phalanx_core::engine::Op;
-use phalanx_core::ids::ChunkId;
+use phalanx_core::ids::{Attempt, ChunkId};
 use phalanx_core::plan::{Place, Step, Target};
 use phalanx_core::spec::Collective;
 
@@ -17,6 +17,8 @@ pub struct OpMemory {
     scratch: Option<Block>,
     /// Slot of each chunk in `scratch`.
     scratch_slots: Vec<u32>,
+    /// The contributor set the slots were laid out for: another one has another plan.
+    scratch_attempt: Attempt,
     undo: Option<Block>,
     log: Option<Block>,
     log_of: Place,
@@ -31,6 +33,7 @@ impl OpMemory {
             output,
             scratch: None,
             scratch_slots: Vec::new(),
+            scratch_attempt: Attempt(0),
             undo: None,
             log: None,
             log_of: Place::Output,
@@ -46,11 +49,25 @@ impl OpMemory {
             return Span::empty();
         }
         let (base, from) = match place {
-            Place::Input => (self.base(Place::Input), op.spec.input_range(op.place, op.plan.world_size).0),
-            Place::Output => (self.base(Place::Output), op.spec.output_range(op.place, op.plan.world_size).0),
+            Place::Input => {
+                (self.base(Place::Input), op.plan.spec.input_range(op.place, op.plan.world_size).0)
+            }
+            Place::Output => {
+                (self.base(Place::Output), op.plan.spec.output_range(op.place, op.plan.world_size).0)
+            }
             Place::Scratch => return self.scratch(op, chunk, pool).part(0, bytes),
         };
-        base.part((c.start - from) as usize * size, bytes)
+        let at = (c.start - from) as usize * size;
+        assert!(
+            at + bytes <= base.len(),
+            "{} ({}) at place {} of {:?}: {chunk} {place:?} {at}+{bytes} is outside {} bytes",
+            op.id,
+            op.spec,
+            op.place,
+            op.group,
+            base.len()
+        );
+        base.part(at, bytes)
     }
 
     fn base(&mut self, place: Place) -> Span {
@@ -67,7 +84,7 @@ impl OpMemory {
         const NO_SLOT: u32 = u32::MAX;
         let slot_bytes =
             op.plan.chunks.iter().map(|c| c.len).max().unwrap_or(0) as usize * op.spec.dtype.size();
-        if self.scratch.is_none() || self.scratch_slots.len() != op.plan.chunks.len() {
+        if self.scratch.is_none() || self.scratch_attempt != op.attempt {
             let mut slots = vec![NO_SLOT; op.plan.chunks.len()];
             let mut used = 0;
             for step in &op.plan.steps {
@@ -82,6 +99,7 @@ impl OpMemory {
             }
             self.scratch = Some(pool.take(used as usize * slot_bytes));
             self.scratch_slots = slots;
+            self.scratch_attempt = op.attempt;
         }
         let slot = self.scratch_slots[chunk.index()];
         assert_ne!(slot, NO_SLOT, "{} {chunk}: a step reads scratch that no step writes", op.id);

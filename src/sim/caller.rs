@@ -46,6 +46,8 @@ pub struct Caller {
     results: Vec<u64>,
     /// How it ended, if not by finishing.
     pub error: Option<String>,
+    /// The process has nothing left to do for others either.
+    pub gone: bool,
 }
 
 const GARBAGE: u8 = 0xA5;
@@ -69,6 +71,7 @@ impl Caller {
             open: BTreeMap::new(),
             results: Vec::new(),
             error: None,
+            gone: false,
         }
     }
 
@@ -183,7 +186,7 @@ impl Caller {
         match x.engine.handle_post(phalanx_core::engine::WORLD, op.spec, shape, now_ms) {
             Ok(id) => {
                 x.attach(id, spans.0, spans.1);
-                checks.called(s, id, self.step, index, &op.spec, hash);
+                checks.called(s, self.member, id, (self.step, index), &op.spec, hash);
                 self.open.insert(id, Open { index, input, output, over: false });
                 true
             }
@@ -216,8 +219,12 @@ impl Caller {
                     spoil(&mut open);
                 }
             }
-            Notice::RunOver => self.at = At::Ended,
+            Notice::RunOver => {
+                self.at = At::Ended;
+                self.gone = true;
+            }
             Notice::Halted { error } => {
+                self.gone = true;
                 self.error = Some(error.to_string());
                 self.at = At::Ended;
             }

@@ -121,8 +121,8 @@ impl Scenario {
                     (Dtype::F32, ReduceOp::Sum),
                     (Dtype::F32, ReduceOp::Avg),
                 ]);
-                let count = r.pick(&[0u64, 1, 3, 17, 64, 200, 1 << 14]);
-                let count = if count > 200 && !r.chance(10) { 33 } else { count };
+                let count = r.pick(&[0u64, 1, 3, 17, 64, 200, 900]);
+                let count = if count > 200 && !r.chance(20) { 33 } else { count };
                 let able: Vec<Algorithm> = Algorithm::ALL
                     .iter()
                     .copied()

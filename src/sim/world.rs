@@ -206,15 +206,8 @@ impl World {
                 let stuck: Vec<String> = self
                     .members
                     .values()
-                    .filter(|m| m.alive && !m.caller.is_over())
-                    .map(|m| {
-                        format!(
-                            "{:?} {:?} {}",
-                            m.executor.engine.rank(),
-                            m.executor.engine.phase(),
-                            m.executor.engine.me()
-                        )
-                    })
+                    .filter(|m| m.alive && !m.caller.gone)
+                    .map(|m| m.executor.engine.waits_for())
                     .collect();
                 self.checks.report(format!(
                     "I8 liveness: no end after {DEADLINE_US} us: {stuck:?} {:?}",
@@ -248,11 +241,8 @@ impl World {
     }
 
     fn is_over(&self) -> bool {
-        let seated = |m: &Member| m.executor.engine.rank().is_some();
-        let forming = self.members.values().filter(|m| m.alive).all(|m| !seated(m));
-        !forming
-            && self.members.values().filter(|m| m.alive && seated(m)).all(|m| m.caller.is_over())
-            && self.coordinator.as_ref().is_some_and(Coordinator::is_idle)
+        self.coordinator.as_ref().is_some_and(Coordinator::is_finished)
+            && self.members.values().all(|m| !m.alive || m.stopped || m.caller.gone)
     }
 
     fn handle(&mut self, event: Event) {
@@ -352,7 +342,7 @@ impl World {
             up.push((m.up_us, message));
         }
         let next = m.executor.engine.poll_timeout();
-        let over = m.caller.is_over();
+        let over = m.caller.gone;
         for (at, message) in up {
             self.at(at, Event::Up(member, Box::new(message)));
         }

@@ -36,25 +36,9 @@ impl Coordinator {
 
     /// Writes the next epoch; the survivors are told once it is durable.
     pub(super) fn begin_fence(&mut self) {
-        // A seat whose occupant said good-bye answers no fence: from here on it is vacant.
-        let left: Vec<MemberId> = self
-            .view
-            .seats
-            .iter()
-            .flatten()
-            .filter(|m| self.known.get(m).is_some_and(|k| k.left))
-            .copied()
-            .collect();
-        for member in left {
-            self.known.remove(&member);
-            self.out.insert(member, "left the run".to_owned());
-            if let Some(rank) = self.view.rank_of(member) {
-                self.losses.push(Loss {
-                    rank,
-                    member,
-                    cause: "left the run while others went on".to_owned(),
-                });
-            }
+        if self.is_everybody_done() {
+            self.finish();
+            return;
         }
         self.epoch = self.epoch.next();
         if !crate::planted!(StaleLedger) {
@@ -97,6 +81,7 @@ impl Coordinator {
                         self.messages.push_back((member, Downward::Decide { decision: decision.clone() }));
                     }
                 }
+                self.finish_if_done();
             }
             Phase::Forming | Phase::Steady | Phase::Fencing | Phase::Vacant { .. } | Phase::Finished => {}
         }
@@ -111,6 +96,8 @@ impl Coordinator {
         // Losses that this decision does not know of stay for the next fence.
         self.losses.retain(|l| !decision.losses.contains(l));
         self.expired.clear();
+        let new = decision.newcomers.iter().filter_map(|rank| decision.view.occupant(*rank));
+        self.catching_up = new.collect();
         self.events.push_back(WorldEvent::Decided(Box::new(decision.clone())));
         self.last = Some(decision);
     }
@@ -148,7 +135,6 @@ impl Coordinator {
             | Phase::Deciding
             | Phase::Finished => self.rules.replace_within_ms == 0,
         };
-        // A seat whose occupant left the run counts as lost, the survivors' ops cannot wait for it.
         let members: Vec<_> = self.known.values().map(|k| k.info.clone()).collect();
         let evidence = Evidence {
             view: &self.view,

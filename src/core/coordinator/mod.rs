@@ -96,6 +96,8 @@ pub struct Coordinator {
     last: Option<Decision>,
     pending: Option<Decision>,
     expired: BTreeSet<OpId>,
+    /// Newcomers that have not replayed yet: nobody waits for them once all others are done.
+    catching_up: BTreeSet<MemberId>,
     messages: VecDeque<(MemberId, Downward)>,
     writes: VecDeque<Record>,
     events: VecDeque<WorldEvent>,
@@ -132,6 +134,7 @@ impl Coordinator {
             last: record.decision,
             pending: None,
             expired: BTreeSet::new(),
+            catching_up: BTreeSet::new(),
             messages: VecDeque::new(),
             writes: VecDeque::new(),
             events: VecDeque::new(),
@@ -195,17 +198,9 @@ impl Coordinator {
                 let stable = self.stable();
                 self.messages.push_back((from, Downward::BeatSeen { epoch: self.epoch, stable }));
             }
-            Upward::Suspect { member, epoch, cause } => {
-                // Evidence, not a verdict: only a member that said good-bye is gone on a peer's word, because its
-                // links close without an exit to be seen.
-                if epoch == self.epoch && self.known.get(&member).is_some_and(|k| k.left) {
-                    self.declare_lost(
-                        member,
-                        &format!("left the run while others needed it ({cause})"),
-                        now_ms,
-                    );
-                }
-            }
+            // Evidence, not a verdict: an exit, a lease or a lost control connection decides. What a link fault alone
+            // means is not decided here yet: the transport dials again.
+            Upward::Suspect { .. } => {}
             Upward::Ledger { report } => self.handle_report(from, report, now_ms),
             Upward::Expired { op, epoch } => {
                 if epoch == self.view.epoch && self.phase == Phase::Steady && self.expired.insert(op) {
@@ -218,11 +213,14 @@ impl Coordinator {
                 }
             }
             Upward::Milestone { epoch, what } => {
+                if what == (Milestone::Replayed {}) {
+                    self.catching_up.remove(&from);
+                }
                 if let Some(rank) = self.view.rank_of(from) {
                     self.events.push_back(WorldEvent::Reached(rank, epoch, what));
                 }
             }
-            Upward::Leave {} => self.handle_leave(from, now_ms),
+            Upward::Leave {} => self.handle_leave(from),
         }
     }
 
@@ -321,7 +319,8 @@ impl Coordinator {
         self.write_decision(decision);
     }
 
-    fn handle_leave(&mut self, from: MemberId, now_ms: u64) {
+    /// A rank that is done stays until all are: peers may still need what it holds, and it answers fences.
+    fn handle_leave(&mut self, from: MemberId) {
         if self.view.rank_of(from).is_none() || self.phase == Phase::Forming {
             self.forget_spare(from);
             self.known.remove(&from);
@@ -330,22 +329,26 @@ impl Coordinator {
         if let Some(known) = self.known.get_mut(&from) {
             known.left = true;
         }
-        if matches!(self.phase, Phase::Declaring | Phase::Fencing | Phase::Vacant { .. } | Phase::Deciding) {
-            // It will not answer the fence that is open.
-            self.declare_lost(from, "left the run during a recovery", now_ms);
-            return;
-        }
-        let seated = self.view.seats.iter().flatten();
-        if seated.clone().all(|m| self.known.get(m).is_none_or(|k| k.left)) {
+        self.finish_if_done();
+    }
+
+    pub(super) fn finish_if_done(&mut self) {
+        if self.phase == Phase::Steady && self.is_everybody_done() {
             self.finish();
         }
     }
 
-    fn finish(&mut self) {
+    /// Every live seated rank has said good-bye, but for newcomers that would only replay what all others have.
+    pub(super) fn is_everybody_done(&self) -> bool {
+        let mut seated = self.view.seats.iter().flatten();
+        seated.all(|m| self.catching_up.contains(m) || self.known.get(m).is_none_or(|k| k.left))
+    }
+
+    pub(super) fn finish(&mut self) {
         self.phase = Phase::Finished;
         self.events.push_back(WorldEvent::Finished);
-        for &spare in &self.spares {
-            self.messages.push_back((spare, Downward::Finished {}));
+        for &member in self.known.keys() {
+            self.messages.push_back((member, Downward::Finished {}));
         }
     }
 
@@ -373,11 +376,14 @@ impl Coordinator {
         stable.into_iter().collect()
     }
 
+    /// Whether every seated rank has said good-bye.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.phase == Phase::Finished
+    }
+
     /// A process ended, or its host is known to be gone: certain knowledge, not a suspicion.
     pub fn handle_lost(&mut self, member: MemberId, cause: &str, now_ms: u64) {
-        if self.known.get(&member).is_some_and(|k| k.left) && self.phase == Phase::Steady {
-            return; // It said good-bye; whoever still needs it will say so.
-        }
         self.declare_lost(member, cause, now_ms);
     }
 
@@ -402,7 +408,7 @@ impl Coordinator {
         let silent: Vec<MemberId> = self
             .known
             .iter()
-            .filter(|(_, k)| !k.left && now_ms.saturating_sub(k.heard_ms) >= limit)
+            .filter(|(_, k)| now_ms.saturating_sub(k.heard_ms) >= limit)
             .map(|(member, _)| *member)
             .collect();
         for member in silent {
@@ -429,7 +435,7 @@ impl Coordinator {
         if self.phase == Phase::Finished {
             return None;
         }
-        let lease = self.known.values().filter(|k| !k.left).map(|k| k.heard_ms + self.evict_after_ms()).min();
+        let lease = self.known.values().map(|k| k.heard_ms + self.evict_after_ms()).min();
         let vacant = match self.phase {
             Phase::Vacant { since_ms } => Some(since_ms + self.rules.replace_within_ms),
             Phase::Forming

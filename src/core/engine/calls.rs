@@ -124,7 +124,16 @@ impl Engine {
         place: Rank,
         shape: CallShape,
     ) -> Result<Op, CallError> {
-        let plan = self.plan(&spec, group.len() as u32, place)?;
+        let full: &[Rank] = self.comms.get(&id.comm).map_or(&[], |c| &c.group);
+        if spec.root.index() >= full.len() {
+            let world_size = full.len() as u32;
+            return Err(CallError::NoSuchRoot { root: spec.root, comm: id.comm, world_size });
+        }
+        let fits = group.len() == full.len() || !spec.shape_depends_on_ranks();
+        let Some(dense) = spec.over(full, &group).filter(|_| fits) else {
+            return Err(CallError::Vacant { comm: id.comm, spec });
+        };
+        let plan = self.plan(&dense, group.len() as u32, place)?;
         let retained = self.retains(shape);
         let stable = self.comms.get(&id.comm).map_or(OpSeq(0), |c| c.done_below);
         Ok(Op {
@@ -155,7 +164,11 @@ impl Engine {
     /// Whether ranks wait for each other's confirmation before they release this op (rule R2). Every rank must come
     /// to the same answer, so it depends on the call alone.
     pub(super) fn confirms(op: &Op) -> bool {
-        !op.retained && op.bytes() > RETAIN_BYTES as u64 && op.spec.collective != Collective::State
+        let single = matches!(op.spec.collective, Collective::ReduceScatter | Collective::Reduce);
+        // What only its owner gets cannot be served by others: though the inputs are retained, they end with their
+        // ranks. So even a retained one waits until every owner has its part; else the op could end in an error at
+        // one rank after another was released from it.
+        single || !op.retained && op.bytes() > RETAIN_BYTES as u64 && op.spec.collective != Collective::State
     }
 
     /// Begins a step whose state regions hold `state_bytes` bytes. [`Action::StepBegun`] follows: at once for a rank
@@ -255,6 +268,7 @@ impl Engine {
 
     /// The member goes by itself.
     pub fn handle_leave(&mut self) {
+        self.leaving = true;
         self.messages.push_back(Upward::Leave {});
     }
 

@@ -23,10 +23,8 @@ impl Engine {
                 self.halt(&cause);
             }
             Downward::Finished {} => {
-                if self.rank.is_none() {
-                    self.go(Trigger::Halt);
-                    self.actions.push_back(Action::RunOver);
-                }
+                self.go(Trigger::Halt);
+                self.actions.push_back(Action::RunOver);
             }
             Downward::Refused { reason } => self.halt(&format!("the coordinator refused it: {reason}")),
         }
@@ -38,6 +36,7 @@ impl Engine {
         }
         self.fence = epoch;
         self.confirms.clear();
+        self.early_confirms.clear();
         let dead: Vec<MemberId> = losses.iter().map(|l| l.member).collect();
         self.losses = losses;
         self.actions.push_back(Action::Revoke { dead });

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::bitmap::Bitmap;
 use crate::error::{CallError, OpError};
-use crate::ids::{CommId, Epoch, MemberId, OpId, OpSeq, Rank};
+use crate::ids::{Attempt, CommId, Epoch, MemberId, OpId, OpSeq, Rank};
 use crate::plan::{Plan, Step};
 use crate::policy::Rules;
 use crate::spec::Spec;
@@ -185,6 +185,10 @@ pub struct Engine {
     faults: BTreeMap<MemberId, String>,
     /// A mismatch was reported in this epoch.
     mismatched: bool,
+    /// Confirmations of ops that are not called here yet.
+    early_confirms: Vec<(OpId, Attempt, Rank)>,
+    /// The caller has said good-bye.
+    leaving: bool,
 }
 
 impl Engine {
@@ -217,6 +221,8 @@ impl Engine {
             lapsed: false,
             faults: BTreeMap::new(),
             mismatched: false,
+            early_confirms: Vec::new(),
+            leaving: false,
         };
         engine.handle_connected();
         engine
@@ -226,6 +232,9 @@ impl Engine {
     pub fn handle_connected(&mut self) {
         let version = crate::wire::message::VERSION;
         self.messages.push_front(Upward::Join { version, info: self.info.clone(), epoch: self.epoch });
+        if self.leaving {
+            self.messages.push_back(Upward::Leave {});
+        }
         self.beats.clear();
     }
 
@@ -314,6 +323,48 @@ impl Engine {
     pub fn is_busy(&self) -> bool {
         self.transfer.is_some()
             || self.comms.values().any(|c| c.ops.values().any(|o| !o.released || o.can_step()))
+    }
+
+    /// One line on what each communicator waits for, for error messages and hung runs.
+    #[must_use]
+    pub fn waits_for(&self) -> String {
+        let of = |(id, c): (&CommId, &Comm)| {
+            let op = c.ops.get(&c.cursor);
+            let what = op.map_or_else(
+                || "a call".to_owned(),
+                |o| {
+                    format!(
+                        "{:?} of {} ({}) {} {:?} posted {}",
+                        o.steps.current(),
+                        o.id,
+                        o.spec,
+                        o.attempt,
+                        o.group,
+                        o.posted
+                    )
+                },
+            );
+            format!("{id} at {} waits for {what}", c.cursor)
+        };
+        let pending: Vec<String> = self
+            .comms
+            .values()
+            .flat_map(|c| c.ops.values())
+            .filter(|o| o.posted && !o.released)
+            .map(|o| {
+                let open: Vec<_> = o.awaits.iter().filter(|p| !o.confirmed.contains(p)).collect();
+                format!("{} {} {} done {} awaits {open:?}", o.id, o.spec, o.attempt, o.done)
+            })
+            .collect();
+        let comms = self.comms.iter().map(of).collect::<Vec<_>>().join("; ");
+        format!(
+            "{:?} {:?} {} lapsed {}: {comms}; state {:?}; open {pending:?}",
+            self.rank,
+            self.phase,
+            self.epoch,
+            self.lapsed,
+            self.transfer.as_ref().map(|t| (t.incoming, t.op.posted, t.op.steps.current()))
+        )
     }
 
     /// The next thing to do.

@@ -35,7 +35,7 @@ pub struct CallShape {
 pub struct Op {
     /// Its id.
     pub id: OpId,
-    /// What it computes.
+    /// What the caller asked for: a root counts in the communicator's ranks. The plan's own spec counts in `group`.
     pub spec: Spec,
     /// The contributor set it runs under.
     pub attempt: Attempt,
@@ -139,7 +139,7 @@ impl Op {
     /// Bytes of the op's global space.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.spec.elements(self.plan.world_size) * self.spec.dtype.size() as u64
+        self.plan.spec.elements(self.plan.world_size) * self.spec.dtype.size() as u64
     }
 
     /// The chunk a step makes Final here, if it does.

@@ -16,6 +16,10 @@ impl Engine {
         if !self.phase.is_moving() || (self.lapsed && !crate::planted!(IgnoreLease)) {
             return None;
         }
+        // A confirmation goes out before anything of a later op: its receiver may wait for it before it calls that op.
+        if !self.confirms.is_empty() {
+            return None;
+        }
         if let Some(transfer) = self.transfer.as_ref().filter(|t| t.op.can_step()) {
             return transfer.op.steps.current().map(|step| Turn { op: transfer.op.id, step });
         }
@@ -130,6 +134,12 @@ impl Engine {
                 }
             }
         }
+        let early = &mut self.early_confirms;
+        for (_, _, rank) in early.extract_if(.., |(of, attempt, _)| *of == id && *attempt == op.attempt) {
+            if let Some(place) = op.group.iter().position(|r| *r == rank) {
+                op.confirmed.insert(Rank(place as u32));
+            }
+        }
         let (op_attempt, signature, stable) = (op.attempt, op.signature, op.stable);
         for rank in due {
             if let Some(member) = self.view.occupant(rank) {
@@ -167,6 +177,11 @@ impl Engine {
             return;
         }
         let Some(rank) = self.view.rank_of(from) else { return };
+        if self.op(header.op).is_none() {
+            // Its sender needed nothing from this rank and is ahead of the call here.
+            self.early_confirms.push((header.op, header.attempt, rank));
+            return;
+        }
         if let Some(op) = self.op_mut(header.op).filter(|o| o.attempt == header.attempt) {
             if let Some(place) = op.group.iter().position(|r| *r == rank) {
                 op.confirmed.insert(Rank(place as u32));

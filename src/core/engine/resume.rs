@@ -9,7 +9,7 @@ use crate::bitmap::Bitmap;
 use crate::ids::{Attempt, ChunkId, OpId, OpSeq, Rank};
 use crate::plan::{Chunk, Place, Plan, Spread, Step, residual};
 use crate::spec::{Algorithm, Collective, Dtype, ReduceOp, Spec};
-use crate::wire::message::{Decision, Holding, OpDecision, StateDecision, Upward, Verdict};
+use crate::wire::message::{Decision, FailCause, Holding, OpDecision, StateDecision, Upward, Verdict};
 
 impl Engine {
     pub(super) fn handle_decision(&mut self, decision: Decision, now_ms: u64) {
@@ -93,7 +93,12 @@ impl Engine {
         let place = self.place_in(&d.group);
         if !known {
             let shape = CallShape { in_place: true, retention: Retention::None };
-            let Ok(op) = self.new_op(d.id, d.spec, d.attempt, d.group.clone(), place, shape) else { return };
+            let full = self.comms.get(&d.id.comm).map(|c| c.group.clone()).unwrap_or_default();
+            // An op that only fails needs no plan over those who are left.
+            let failing = matches!(d.verdict, Verdict::Fail { .. });
+            let group = if failing { full } else { d.group.clone() };
+            let own = self.place_in(&group);
+            let Ok(op) = self.new_op(d.id, d.spec, d.attempt, group, own, shape) else { return };
             if let Some(c) = self.comms.get_mut(&d.id.comm) {
                 c.ops.insert(d.id.seq, op);
             }
@@ -140,14 +145,20 @@ impl Engine {
     }
 
     fn repair(&mut self, d: &OpDecision, place: Rank) {
-        let Ok(plan) = self.plan(&d.spec, d.group.len() as u32, place) else { return };
+        let Some(plan) = self.plan_over(d, place) else { return };
         let chunks = plan.chunks.len() as u32;
         let vacant: Vec<bool> = d.group.iter().map(|r| self.view.occupant(*r).is_none()).collect();
         let held: Vec<Bitmap> = d.held.iter().map(|h| h.expand(chunks)).collect();
         let satisfied: Vec<bool> = d.held.iter().map(|h| matches!(h, Holding::Satisfied {})).collect();
         let left = residual::residual(&plan, &held, &satisfied, &vacant);
+        let lacks = |i: usize| {
+            plan.chunks.iter().enumerate().any(|(k, chunk)| {
+                let due = plan.spread.receives(chunk.owner, Rank(i as u32), plan.world_size);
+                due && !held[i].has(ChunkId(k as u32))
+            })
+        };
         let confirmed: BTreeSet<Rank> = (0..d.group.len())
-            .filter(|i| satisfied[*i] || vacant[*i] || held[*i].is_full())
+            .filter(|i| satisfied[*i] || vacant[*i] || !lacks(*i))
             .map(|i| Rank(i as u32))
             .collect();
         let twice = crate::planted!(CountTwice) && self.newcomer;
@@ -168,9 +179,16 @@ impl Engine {
         assert!(!reopened || op.released, "{}: done, not whole and not released", d.id);
     }
 
+    /// The whole plan of an op over the decision's contributor set.
+    fn plan_over(&mut self, d: &OpDecision, place: Rank) -> Option<Arc<Plan>> {
+        let comm = self.comms.get(&d.id.comm).map(|c| c.group.clone())?;
+        let spec = d.spec.over(&comm, &d.group)?;
+        self.plan(&spec, d.group.len() as u32, place).ok()
+    }
+
     /// A new attempt over the survivors, from the saved inputs.
     fn run_again(&mut self, d: &OpDecision, place: Rank) {
-        let Ok(plan) = self.plan(&d.spec, d.group.len() as u32, place) else { return };
+        let Some(plan) = self.plan_over(d, place) else { return };
         let Some(op) = self.op_mut(d.id) else { return };
         if op.attempt == d.attempt && op.group == d.group {
             // Acted on already; another fence came before the end. Nothing of it is Final anywhere, or it were kept.
@@ -207,7 +225,16 @@ impl Engine {
             let group = self.live_group(id.comm);
             let place = self.place_in(&group);
             let broken = self.comms.get(&id.comm).and_then(|c| c.broken.clone());
-            let Ok(mut op) = self.new_op(id, spec, Attempt(0), group, place, shape) else { continue };
+            let fresh = self.new_op(id, spec, Attempt(0), group, place, shape);
+            let Ok(mut op) = fresh else {
+                // It cannot go without the vacant seats.
+                let losses = self.losses.clone();
+                if let Some(op) = self.op_mut(id) {
+                    op.failed = Some(FailCause::ShapeChanged { losses });
+                    op.steps.clear();
+                }
+                continue;
+            };
             op.posted = posted;
             op.posted_ms = now_ms;
             op.failed = broken;

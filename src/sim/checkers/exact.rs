@@ -3,9 +3,10 @@
 //! Integers are compared with a sum computed apart. Floats are compared with the oracle by value within rounding
 //! here, and bit for bit between ranks and with the undisturbed run elsewhere.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use phalanx_core::ids::{OpId, Rank};
+use phalanx_core::ids::{MemberId, OpId, Rank};
+use phalanx_core::policy::Policy;
 use phalanx_core::spec::{Collective, Dtype, ReduceOp, Spec};
 
 use super::Finished;
@@ -21,7 +22,10 @@ struct Call {
 /// Remembers what was called.
 #[derive(Debug, Default)]
 pub struct Exact {
-    calls: BTreeMap<OpId, Call>,
+    /// By op, then by who called: under shrink a member that was declared dead may have gone on alone with a result
+    /// that no other rank had (P2, last sentence), and calls the next op from another state.
+    calls: BTreeMap<OpId, BTreeMap<MemberId, Call>>,
+    lost: BTreeSet<MemberId>,
 }
 
 impl Exact {
@@ -29,9 +33,9 @@ impl Exact {
     pub(super) fn called(
         &mut self,
         s: &Scenario,
+        by: MemberId,
         op: OpId,
-        step: u64,
-        index: usize,
+        (step, index): (u64, usize),
         spec: &Spec,
         state: u64,
         violations: &mut Vec<String>,
@@ -46,16 +50,25 @@ impl Exact {
                 })
                 .collect()
         };
-        let known = self.calls.entry(op).or_insert_with(|| Call { spec: *spec, inputs: inputs() });
-        if known.spec != *spec {
-            violations.push(format!("I10 replay: {op} was {}, is called again as {spec}", known.spec));
-        } else if known.inputs != inputs() {
-            violations.push(format!("I10 replay: {op} is called again from another state"));
+        let known = self.calls.entry(op).or_default();
+        let inputs: Vec<Vec<u8>> = inputs();
+        for (other, call) in known.iter().filter(|(m, _)| !self.lost.contains(m)) {
+            if call.spec != *spec {
+                violations.push(format!("I10 replay: {op} is {} at {other} and {spec} at {by}", call.spec));
+            } else if call.inputs != inputs && s.rules.policy == Policy::Replace {
+                violations.push(format!("I10 replay: {by} calls {op} from another state than {other}"));
+            }
         }
+        known.insert(by, Call { spec: *spec, inputs });
+    }
+
+    pub(super) fn lost(&mut self, member: MemberId) {
+        self.lost.insert(member);
     }
 
     pub(super) fn finished(&self, f: &Finished, violations: &mut Vec<String>) {
-        let (Ok((contributors, bytes)), Some(call)) = (&f.result, self.calls.get(&f.op)) else { return };
+        let call = self.calls.get(&f.op).and_then(|c| c.get(&f.member));
+        let (Ok((contributors, bytes)), Some(call)) = (&f.result, call) else { return };
         let want = expected(call, contributors, f.rank);
         if !same(&want, bytes, call.spec.dtype) {
             violations.push(format!(
@@ -129,7 +142,6 @@ fn same(want: &[u8], got: &[u8], dtype: Dtype) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use phalanx_core::ids::MemberId;
 
     #[test]
     fn it_fires_on_a_contribution_counted_twice() {
@@ -143,9 +155,9 @@ mod tests {
             algorithm: phalanx_core::spec::Algorithm::Direct,
         };
         let (mut exact, mut found) = (Exact::default(), Vec::new());
-        exact.called(&s, OpId::default(), 0, 0, &spec, 7, &mut found);
+        exact.called(&s, MemberId(1), OpId::default(), (0, 0), &spec, 7, &mut found);
         let group: Vec<Rank> = (0..s.rules.world_size).map(Rank).collect();
-        let good = expected(&exact.calls[&OpId::default()], &group, Rank(0));
+        let good = expected(&exact.calls[&OpId::default()][&MemberId(1)], &group, Rank(0));
         let mut bad = good.clone();
         bad[8] ^= 1;
         for (bytes, violations) in [(good, 0), (bad, 1)] {

@@ -38,8 +38,16 @@ pub struct Checkers {
 
 impl Checkers {
     /// A member called an op.
-    pub fn called(&mut self, s: &Scenario, op: OpId, step: u64, index: usize, spec: &Spec, state: u64) {
-        self.exact.called(s, op, step, index, spec, state, &mut self.violations);
+    pub fn called(
+        &mut self,
+        s: &Scenario,
+        by: MemberId,
+        op: OpId,
+        at: (u64, usize),
+        spec: &Spec,
+        state: u64,
+    ) {
+        self.exact.called(s, by, op, at, spec, state, &mut self.violations);
     }
 
     /// An op ended at a member.
@@ -65,6 +73,7 @@ impl Checkers {
     /// A member was declared dead: what it says from here on does not count (P2, last sentence).
     pub fn lost(&mut self, member: MemberId) {
         self.uniform.lost(member);
+        self.exact.lost(member);
     }
 
     /// What was found so far.
