@@ -71,7 +71,7 @@ pub fn decide(evidence: &Evidence<'_>) -> Result<Decision, SpareMissing> {
         let step_first = judge.step_first(comm);
         let mut broken = judge.standing_failure(comm, &group);
         for seq in judge.op_seqs(comm, step_first) {
-            let decision = judge.op(OpId { comm, seq }, &group);
+            let decision = judge.op(OpId { comm, seq }, &group, broken.as_ref());
             if let Verdict::Fail { cause } = &decision.verdict
                 && matches!(cause, FailCause::Unrecoverable { .. } | FailCause::RankLost { .. })
             {
@@ -211,7 +211,7 @@ impl Judge<'_> {
         self.evidence.losses.iter().filter(|l| group.contains(&l.rank)).cloned().collect()
     }
 
-    fn op(&self, id: OpId, comm_group: &[Rank]) -> OpDecision {
+    fn op(&self, id: OpId, comm_group: &[Rank], broken: Option<&FailCause>) -> OpDecision {
         let records: Vec<(Rank, &OpReport)> = self
             .comm_reports(id.comm)
             .filter_map(|(rank, _, c)| Some((rank, c.ops.iter().find(|o| o.seq == id.seq)?)))
@@ -252,7 +252,7 @@ impl Judge<'_> {
             }
         };
         let parts = self.parts(&records, &group, attempt, &plan, id);
-        let verdict = self.verdict(id, &dense, &plan, &parts);
+        let verdict = self.verdict(id, &dense, &plan, &parts, broken);
         let group = match verdict {
             Verdict::Shrink {} => group.into_iter().filter(|r| self.view.occupant(*r).is_some()).collect(),
             Verdict::Keep {} | Verdict::Repair {} | Verdict::Fail { .. } => group,
@@ -295,7 +295,14 @@ impl Judge<'_> {
         group.iter().map(of).collect()
     }
 
-    fn verdict(&self, id: OpId, spec: &Spec, plan: &Plan, parts: &[Part<'_>]) -> Verdict {
+    fn verdict(
+        &self,
+        id: OpId,
+        spec: &Spec,
+        plan: &Plan,
+        parts: &[Part<'_>],
+        broken: Option<&FailCause>,
+    ) -> Verdict {
         let vacancies = parts.iter().any(|p| !p.live);
         let released = parts.iter().any(|p| p.record.is_some_and(|o| o.released));
         let losses = || self.losses_in(&parts.iter().map(|p| p.rank).collect::<Vec<_>>());
@@ -314,6 +321,10 @@ impl Judge<'_> {
         }
         if let Some(why) = tally.unreachable {
             return Verdict::Fail { cause: FailCause::Unrecoverable { losses: losses(), why } };
+        }
+        if let Some(cause) = broken {
+            // Some caller has been given the error of an earlier op and will not call on.
+            return Verdict::Fail { cause: cause.clone() };
         }
         if self.evidence.expired.contains(&id) && !released {
             let missing = parts.iter().filter(|p| p.live && p.record.is_none()).map(|p| p.rank).collect();

@@ -34,6 +34,7 @@ enum Event {
 struct Member {
     executor: Executor<SimTransport>,
     caller: Caller,
+    domain: DomainId,
     alive: bool,
     stopped: bool,
     /// Earliest turn that is queued.
@@ -155,15 +156,8 @@ impl World {
         let member = MemberId(self.next_member);
         self.next_member += 1;
         let host = wants.map_or(1000 + member.0, |r| u64::from(r.0 / self.scenario.ranks_per_host));
-        let info = MemberInfo {
-            member,
-            host,
-            domain: DomainId(host),
-            tcp: None,
-            shm: None,
-            pid: member.0 as u32,
-            wants,
-        };
+        let domain = DomainId(host);
+        let info = MemberInfo { member, host, domain, tcp: None, shm: None, pid: member.0 as u32, wants };
         let engine = Engine::new(info, self.now_us / 1000);
         let transport = SimTransport::new(member, self.net.clone());
         let executor = Executor::new(engine, transport);
@@ -171,7 +165,7 @@ impl World {
         let (turn_us, up_us, down_us) = (u64::MAX, 0, 0);
         self.members.insert(
             member,
-            Member { executor, caller, alive: true, stopped: false, turn_us, up_us, down_us },
+            Member { executor, caller, domain, alive: true, stopped: false, turn_us, up_us, down_us },
         );
         self.wake(member, self.now_us);
     }
@@ -199,6 +193,7 @@ impl World {
                 self.wake(member, at);
             }
             self.run_coordinator();
+            self.renew_budget();
             if self.is_over() || !self.checks.violations().is_empty() {
                 break;
             }
@@ -221,6 +216,19 @@ impl World {
         }
         if self.checks.violations().is_empty() {
             self.check_rest();
+        }
+    }
+
+    /// The promise counts losses from the first one until every op that was in flight is complete everywhere again.
+    fn renew_budget(&mut self) {
+        let Some(c) = self.coordinator.as_ref().filter(|c| c.is_steady()) else { return };
+        let whole = |m: &MemberId| {
+            self.members.get(m).is_some_and(|m| {
+                m.alive && m.executor.engine.epoch() == c.epoch() && m.executor.engine.is_whole_again()
+            })
+        };
+        if self.losses > 0 && c.view().seats.iter().flatten().all(whole) {
+            self.checks.whole_again();
         }
     }
 
@@ -397,6 +405,8 @@ impl World {
             WorldEvent::Lost(loss) => {
                 self.losses += 1;
                 self.checks.lost(loss.member);
+                let domain = self.members.get(&loss.member).map(|m| m.domain).unwrap_or_default();
+                self.checks.domain_lost(domain, self.scenario.rules.domains_lost_max);
             }
             WorldEvent::Decided(decision) => {
                 self.recoveries += u64::from(decision.view.epoch.0 > 1);

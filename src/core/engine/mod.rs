@@ -312,6 +312,12 @@ impl Engine {
         self.comms.get(&comm).map(|c| c.group.as_slice())
     }
 
+    /// Whether everything that a loss cut short is complete here again, and this rank is no longer new.
+    #[must_use]
+    pub fn is_whole_again(&self) -> bool {
+        self.phase == Phase::Steady && self.resuming.is_empty() && self.replaying.is_empty() && !self.newcomer
+    }
+
     /// Ops not forgotten yet, over all communicators: what I9 watches.
     #[must_use]
     pub fn ops_kept(&self) -> usize {

@@ -1,8 +1,8 @@
 //! What must hold in every run, one property a file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use phalanx_core::ids::{MemberId, OpId, Rank};
+use phalanx_core::ids::{DomainId, MemberId, OpId, Rank};
 use phalanx_core::spec::Spec;
 use phalanx_core::wire::message::Decision;
 
@@ -32,6 +32,9 @@ pub struct Checkers {
     uniform: uniform::Uniform,
     seats: seats::Seats,
     violations: Vec<String>,
+    /// Failure domains lost since everything was whole last.
+    budget: BTreeSet<DomainId>,
+    promised: u32,
     /// Ops that ended, with a result and with an error.
     pub ended: (u64, u64),
 }
@@ -57,7 +60,8 @@ impl Checkers {
             Err(_) => self.ended.1 += 1,
         }
         self.exact.finished(f, &mut self.violations);
-        self.uniform.finished(f, &mut self.violations);
+        let is_beyond = self.budget.len() > self.promised as usize;
+        self.uniform.finished(f, is_beyond, &mut self.violations);
     }
 
     /// A decision was written.
@@ -68,6 +72,17 @@ impl Checkers {
     /// A violation seen elsewhere.
     pub fn report(&mut self, text: String) {
         self.violations.push(text);
+    }
+
+    /// A domain was lost, of so many that may be.
+    pub fn domain_lost(&mut self, domain: DomainId, promised: u32) {
+        self.budget.insert(domain);
+        self.promised = promised;
+    }
+
+    /// Everything is whole again: the budget is renewed.
+    pub fn whole_again(&mut self) {
+        self.budget.clear();
     }
 
     /// A member was declared dead: what it says from here on does not count (P2, last sentence).
