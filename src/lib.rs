@@ -6,6 +6,7 @@
 pub use phalanx_core as core;
 
 pub mod auth;
+pub mod control;
 pub mod device;
 pub mod driver;
 pub mod sim;
