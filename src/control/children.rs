@@ -15,7 +15,12 @@ pub(super) fn open(pid: u32) -> std::io::Result<OwnedFd> {
 
 /// Waits for the end of the process, and says how it ended if it is a child that nobody has reaped yet.
 pub(super) async fn exited(process: OwnedFd) -> std::io::Result<String> {
-    let process = AsyncFd::register_with_interest(process, Interest::READABLE)?;
+    #[expect(
+        deprecated,
+        reason = "its successor is unsafe for types whose descriptor may change; an OwnedFd's does not, and it stays \
+                  open inside"
+    )]
+    let process = AsyncFd::with_interest(process, Interest::READABLE)?;
     let _ready = process.readable().await?;
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
     let status = rustix::process::waitid(WaitId::PidFd(process.get_ref().as_fd()), options);
