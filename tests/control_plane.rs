@@ -228,7 +228,7 @@ fn a_world_forms_leaves_and_lets_its_spare_go() {
     let spare = members.pop().unwrap();
     members.into_iter().for_each(Member::leave);
     let finished = server.wait_event(0, LONG, |e| *e == WorldEvent::Finished);
-    assert!(finished.is_some(), "{:?}", server.snapshot());
+    assert!(finished.is_some(), "{:?} {:?}", server.snapshot(), server.wait_event(0, LONG, lost));
     spare.wait(|n| *n == Note::RunOver);
     assert!(server.wait_event(0, Duration::ZERO, lost).is_none(), "who leaves is not lost");
 }

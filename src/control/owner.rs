@@ -8,6 +8,7 @@ use phalanx_core::coordinator::{Coordinator, WorldEvent};
 use phalanx_core::ids::MemberId;
 use phalanx_core::wire::codec::Wire;
 use phalanx_core::wire::message::{Downward, Upward};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::AbortHandle;
 
@@ -244,8 +245,12 @@ impl Owner {
         let frame = message.to_frame();
         let bytes = u32::try_from(frame.len()).unwrap_or(u32::MAX);
         let room = Arc::clone(&line.room).try_acquire_many_owned(bytes);
-        let queued = room.ok().is_some_and(|room| line.frames.try_send((frame, room)).is_ok());
-        if !queued {
+        let is_full = match room.map(|room| line.frames.try_send((frame, room))) {
+            // A connection that has ended is no full one: what it still had to say, a good-bye perhaps, is on its way.
+            Ok(Ok(()) | Err(TrySendError::Closed(_))) => false,
+            Ok(Err(TrySendError::Full(_))) | Err(_) => true,
+        };
+        if is_full {
             tracing::warn!(%member, "it does not read its control connection; connection dropped");
             self.cut(member, "it does not read its control connection");
         }
