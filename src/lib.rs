@@ -9,5 +9,6 @@ pub mod auth;
 pub mod control;
 pub mod device;
 pub mod driver;
+pub mod launch;
 pub mod sim;
 pub mod transport;

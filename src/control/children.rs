@@ -24,10 +24,11 @@ pub(super) async fn exited(process: OwnedFd) -> std::io::Result<String> {
     let _ready = process.readable().await?;
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
     let status = rustix::process::waitid(WaitId::PidFd(process.get_ref().as_fd()), options);
-    Ok(status.ok().flatten().map_or_else(|| "process exited".to_owned(), |status| cause(&status)))
+    Ok(status.ok().flatten().map_or_else(|| "process exited".to_owned(), |status| exit_cause(&status)))
 }
 
-fn cause(status: &WaitIdStatus) -> String {
+/// "exit code 1", "signal 9 (SIGKILL)".
+pub(crate) fn exit_cause(status: &WaitIdStatus) -> String {
     match (status.exit_status(), status.terminating_signal()) {
         (Some(code), _) => format!("exit code {code}"),
         (None, Some(signal)) => signal_name(signal),
@@ -36,7 +37,7 @@ fn cause(status: &WaitIdStatus) -> String {
 }
 
 /// "signal 9 (SIGKILL)".
-pub(crate) fn signal_name(signal: i32) -> String {
+fn signal_name(signal: i32) -> String {
     let name = match signal {
         1 => "SIGHUP",
         2 => "SIGINT",
@@ -57,7 +58,8 @@ pub(crate) fn signal_name(signal: i32) -> String {
 /// Whether the process is running or waiting for its turn on a processor, or for a page or a disk: slow, not stopped.
 /// One that sleeps, was stopped, or is gone does not count.
 pub(super) fn is_running(pid: u32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| matches!(state(&stat), Some('R' | 'D')))
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| matches!(state(&stat), Some('R' | 'D')))
 }
 
 /// The state letter; the name before it is in parentheses and may itself hold any character.
@@ -74,7 +76,10 @@ mod tests {
         assert_eq!(state("12 (sleep) S 1 2"), Some('S'));
         assert_eq!(state("12 (a) R (b)) D 1 2"), Some('D'));
         assert_eq!(state("12 (sleep"), None);
-        assert!(is_running(std::process::id()) || !is_running(u32::MAX), "no panic on a pid that is not there");
+        assert!(
+            is_running(std::process::id()) || !is_running(u32::MAX),
+            "no panic on a pid that is not there"
+        );
         assert!(!is_running(u32::MAX));
     }
 

@@ -177,11 +177,13 @@ impl Session {
             let at = &config.coordinator;
             let opened = tokio::time::timeout(CONNECT_WITHIN, TcpStream::connect(at)).await;
             let opened = opened.map_err(|_| format!("the coordinator at {at} does not answer"))?;
-            let mut stream = opened.map_err(|cause| format!("the coordinator at {at} cannot be reached: {cause}"))?;
+            let mut stream =
+                opened.map_err(|cause| format!("the coordinator at {at} cannot be reached: {cause}"))?;
             stream.set_nodelay(true).map_err(|cause| cause.to_string())?;
             let hello = Hello { purpose: Purpose::Control, member: config.me, receiver: COORDINATOR };
             let handshake = Handshake::connect(&config.key, hello).map_err(|cause| cause.to_string())?;
-            let refused = |cause| format!("the coordinator at {at} and this member do not trust each other: {cause}");
+            let refused =
+                |cause| format!("the coordinator at {at} and this member do not trust each other: {cause}");
             prove(&mut stream, handshake).await.map_err(refused)?;
             Ok(stream)
         })

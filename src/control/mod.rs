@@ -17,6 +17,7 @@ pub mod server;
 pub mod store;
 mod watch;
 
+pub(crate) use children::exit_cause;
 pub use client::{Client, ClientConfig, ControlEvent};
 pub use interrupt::Interrupt;
 pub use server::{Server, ServerConfig, ServerHandle};

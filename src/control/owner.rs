@@ -39,14 +39,37 @@ pub(super) struct Line {
 
 /// A fact for the coordinator.
 pub(super) enum Fact {
-    Proven { member: MemberId, line: Line },
-    Message { member: MemberId, line: u64, message: Upward },
-    Closed { member: MemberId, line: u64, cause: String },
+    Proven {
+        member: MemberId,
+        line: Line,
+    },
+    Message {
+        member: MemberId,
+        line: u64,
+        message: Upward,
+    },
+    Closed {
+        member: MemberId,
+        line: u64,
+        cause: String,
+    },
     /// Its time to return is over.
-    Overdue { member: MemberId, line: u64 },
-    Watched { pid: u32, watch: u64 },
-    Exited { pid: u32, watch: Option<u64>, cause: String },
-    Running { pid: u32 },
+    Overdue {
+        member: MemberId,
+        line: u64,
+    },
+    Watched {
+        pid: u32,
+        watch: u64,
+    },
+    Exited {
+        pid: u32,
+        watch: Option<u64>,
+        cause: String,
+    },
+    Running {
+        pid: u32,
+    },
 }
 
 #[derive(Default)]
@@ -112,7 +135,8 @@ impl Owner {
         if now >= self.look_due_ms {
             self.look_due_ms = now + (self.coordinator.rules().lease_ms / 4).max(1);
             let living = self.children.iter().filter(|(_, c)| c.exit.is_none() && !c.members.is_empty());
-            let running: Vec<u32> = living.map(|(pid, _)| *pid).filter(|p| super::children::is_running(*p)).collect();
+            let running: Vec<u32> =
+                living.map(|(pid, _)| *pid).filter(|p| super::children::is_running(*p)).collect();
             for pid in running {
                 self.mark_running(pid);
             }

@@ -107,7 +107,11 @@ impl Watch {
         }
     }
 
-    pub(super) fn wait_until(&self, within: Duration, mut is_met: impl FnMut(&Snapshot) -> bool) -> Option<Snapshot> {
+    pub(super) fn wait_until(
+        &self,
+        within: Duration,
+        mut is_met: impl FnMut(&Snapshot) -> bool,
+    ) -> Option<Snapshot> {
         self.wait(within, |state| is_met(&state.snapshot).then(|| state.snapshot.clone()))
     }
 
