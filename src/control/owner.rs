@@ -1,0 +1,294 @@
+//! The one task that drives the coordinator: facts in, messages, records and events out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use phalanx_core::coordinator::{Coordinator, WorldEvent};
+use phalanx_core::ids::MemberId;
+use phalanx_core::wire::codec::Wire;
+use phalanx_core::wire::message::{Downward, Upward};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::AbortHandle;
+
+use super::store::{Store, StoreError};
+use super::watch::{Snapshot, Watch};
+
+/// Frames a member may leave unread before its connection is dropped.
+pub(super) const QUEUE_FRAMES_MAX: usize = 1024;
+/// Bytes it may leave unread.
+pub(super) const QUEUE_BYTES_MAX: usize = 64 << 20;
+/// A lost connection is not a lost member if it is back this soon.
+const RETURN_WITHIN: Duration = Duration::from_millis(200);
+
+/// A frame on its way, with its share of the connection's memory.
+pub(super) type Queued = (Vec<u8>, OwnedSemaphorePermit);
+
+/// A proven connection as the owner holds it.
+pub(super) struct Line {
+    /// Which connection: a member's later one has a higher number.
+    pub(super) number: u64,
+    /// The peer's address is this host's, so its process id means something here.
+    pub(super) is_local: bool,
+    pub(super) frames: mpsc::Sender<Queued>,
+    pub(super) room: Arc<Semaphore>,
+    /// The task that serves it; ending it closes the connection.
+    pub(super) task: AbortHandle,
+}
+
+/// A fact for the coordinator.
+pub(super) enum Fact {
+    Proven {
+        member: MemberId,
+        line: Line,
+    },
+    Message {
+        member: MemberId,
+        line: u64,
+        message: Upward,
+    },
+    Closed {
+        member: MemberId,
+        line: u64,
+        cause: String,
+    },
+    /// Its time to return is over.
+    Overdue {
+        member: MemberId,
+        line: u64,
+    },
+    Watched {
+        pid: u32,
+        watch: u64,
+    },
+    Exited {
+        pid: u32,
+        watch: Option<u64>,
+        cause: String,
+    },
+    Running {
+        pid: u32,
+    },
+}
+
+#[derive(Default)]
+struct Child {
+    watch: u64,
+    members: BTreeSet<MemberId>,
+    exit: Option<String>,
+}
+
+type Observer = Box<dyn FnMut(&WorldEvent, u64) + Send>;
+
+pub(super) struct Owner {
+    coordinator: Coordinator,
+    store: Box<dyn Store + Send>,
+    observer: Observer,
+    watch: Watch,
+    started: Instant,
+    lines: BTreeMap<MemberId, Line>,
+    /// Members whose connection broke, and which one it was.
+    gone: BTreeMap<MemberId, u64>,
+    children: BTreeMap<u32, Child>,
+    facts: mpsc::Sender<Fact>,
+    look_due_ms: u64,
+}
+
+impl Owner {
+    pub(super) fn new(
+        coordinator: Coordinator,
+        store: Box<dyn Store + Send>,
+        observer: Observer,
+        watch: Watch,
+        started: Instant,
+        facts: mpsc::Sender<Fact>,
+    ) -> Self {
+        Self {
+            coordinator,
+            store,
+            observer,
+            watch,
+            started,
+            lines: BTreeMap::new(),
+            gone: BTreeMap::new(),
+            children: BTreeMap::new(),
+            facts,
+            look_due_ms: 0,
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    /// When [`Owner::handle_time`] has something to do.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let look = (!self.children.is_empty()).then_some(self.look_due_ms);
+        let due = look.into_iter().chain(self.coordinator.poll_timeout()).min()?;
+        Some(self.started + Duration::from_millis(due))
+    }
+
+    /// Time passed; spurious calls do no harm.
+    pub(super) fn handle_time(&mut self) -> Result<(), StoreError> {
+        let now = self.now_ms();
+        if now >= self.look_due_ms {
+            self.look_due_ms = now + (self.coordinator.rules().lease_ms / 4).max(1);
+            let living = self.children.iter().filter(|(_, c)| c.exit.is_none() && !c.members.is_empty());
+            let running: Vec<u32> =
+                living.map(|(pid, _)| *pid).filter(|p| super::children::is_running(*p)).collect();
+            for pid in running {
+                self.mark_running(pid);
+            }
+        }
+        self.drain()
+    }
+
+    pub(super) fn handle_fact(&mut self, fact: Fact) -> Result<(), StoreError> {
+        let now = self.now_ms();
+        match fact {
+            Fact::Proven { member, line } => self.connect(member, line),
+            Fact::Message { member, line, message } => {
+                // What an earlier connection still had to say is covered by the join on the later one.
+                if self.lines.get(&member).is_some_and(|l| l.number == line) {
+                    self.handle_message(member, message, now);
+                }
+            }
+            Fact::Closed { member, line, cause } => self.disconnect(member, line, &cause),
+            Fact::Overdue { member, line } => {
+                if self.gone.get(&member) == Some(&line) {
+                    self.gone.remove(&member);
+                    self.coordinator.handle_lost(member, "connection lost", now);
+                }
+            }
+            Fact::Watched { pid, watch } => {
+                // The number may have belonged to a process that is gone.
+                self.children.insert(pid, Child { watch, ..Child::default() });
+            }
+            Fact::Exited { pid, watch, cause } => self.handle_exit(pid, watch, cause, now),
+            Fact::Running { pid } => self.mark_running(pid),
+        }
+        self.drain()
+    }
+
+    fn connect(&mut self, member: MemberId, line: Line) {
+        self.gone.remove(&member);
+        if let Some(old) = self.lines.insert(member, line) {
+            old.task.abort();
+        }
+    }
+
+    fn handle_message(&mut self, member: MemberId, message: Upward, now_ms: u64) {
+        if let Upward::Join { info, .. } = &message {
+            if info.member != member {
+                tracing::warn!(%member, claimed = %info.member, "a member joined under another id; connection dropped");
+                self.cut(member, "it joined under another id");
+                return;
+            }
+            let is_local = self.lines.get(&member).is_some_and(|l| l.is_local);
+            if let Some(child) = self.children.get_mut(&info.pid).filter(|_| is_local) {
+                if let Some(cause) = &child.exit {
+                    let reason = format!("process {} has ended already ({cause})", info.pid);
+                    self.send(member, &Downward::Refused { reason });
+                    return;
+                }
+                child.members.insert(member);
+            }
+        }
+        self.coordinator.handle_message(member, message, now_ms);
+    }
+
+    fn disconnect(&mut self, member: MemberId, line: u64, cause: &str) {
+        if self.lines.get(&member).is_none_or(|l| l.number != line) {
+            return; // Replaced by a later one.
+        }
+        tracing::debug!(%member, cause, "control connection closed");
+        self.cut(member, cause);
+    }
+
+    /// Drops a member's connection. A watched child lives until its exit is seen; anybody else must be back soon.
+    fn cut(&mut self, member: MemberId, cause: &str) {
+        let Some(line) = self.lines.remove(&member) else { return };
+        line.task.abort();
+        if self.children.values().any(|c| c.exit.is_none() && c.members.contains(&member)) {
+            return;
+        }
+        tracing::debug!(%member, cause, "waiting for it to connect again");
+        self.gone.insert(member, line.number);
+        let (facts, number) = (self.facts.clone(), line.number);
+        tokio::spawn(async move {
+            tokio::time::sleep(RETURN_WITHIN).await;
+            let _ = facts.send(Fact::Overdue { member, line: number }).await;
+        });
+    }
+
+    fn handle_exit(&mut self, pid: u32, watch: Option<u64>, cause: String, now_ms: u64) {
+        let Some(child) = self.children.get_mut(&pid) else { return };
+        if child.exit.is_some() || watch.is_some_and(|w| w != child.watch) {
+            return; // Known, or an earlier process with the same number.
+        }
+        child.exit = Some(cause.clone());
+        let members = std::mem::take(&mut child.members);
+        for member in members {
+            self.coordinator.handle_lost(member, &cause, now_ms);
+        }
+    }
+
+    fn mark_running(&mut self, pid: u32) {
+        let now = self.now_ms();
+        for &member in self.children.get(&pid).iter().flat_map(|c| &c.members) {
+            self.coordinator.handle_running(member, now);
+        }
+    }
+
+    /// Everything that follows, in order: a record is durable before anybody hears of it.
+    fn drain(&mut self) -> Result<(), StoreError> {
+        self.coordinator.handle_timeout(self.now_ms());
+        loop {
+            if let Some(record) = self.coordinator.poll_store() {
+                self.store.save(&record)?;
+                let now = self.now_ms();
+                self.coordinator.handle_stored(&record, now);
+            } else if let Some((member, message)) = self.coordinator.poll_message() {
+                self.send(member, &message);
+            } else if let Some(event) = self.coordinator.poll_event() {
+                let now = self.now_ms();
+                (self.observer)(&event, now);
+                self.watch.push(now, event);
+            } else {
+                break;
+            }
+        }
+        self.watch.set(self.snapshot());
+        Ok(())
+    }
+
+    fn send(&mut self, member: MemberId, message: &Downward) {
+        // Nobody there: it is told again when it joins again.
+        let Some(line) = self.lines.get(&member) else { return };
+        let frame = message.to_frame();
+        let bytes = u32::try_from(frame.len()).unwrap_or(u32::MAX);
+        let room = Arc::clone(&line.room).try_acquire_many_owned(bytes);
+        let is_full = match room.map(|room| line.frames.try_send((frame, room))) {
+            // A connection that has ended is no full one: what it still had to say, a good-bye perhaps, is on its way.
+            Ok(Ok(()) | Err(TrySendError::Closed(_))) => false,
+            Ok(Err(TrySendError::Full(_))) | Err(_) => true,
+        };
+        if is_full {
+            tracing::warn!(%member, "it does not read its control connection; connection dropped");
+            self.cut(member, "it does not read its control connection");
+        }
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let joined = self.children.iter().filter(|(_, c)| c.exit.is_none() && !c.members.is_empty());
+        Snapshot {
+            view: self.coordinator.view().clone(),
+            epoch: self.coordinator.epoch(),
+            is_steady: self.coordinator.is_steady(),
+            spares: self.coordinator.spares().len(),
+            joined: joined.map(|(pid, _)| *pid).collect(),
+            stopped: None,
+        }
+    }
+}
