@@ -4,6 +4,8 @@
 //! [`SLOT_BYTES`](phalanx_core::units::SLOT_BYTES) of payload. The sender opens it at its first message. No method
 //! blocks; the holder of the progress token is the only caller.
 
+pub mod tcp;
+
 use phalanx_core::ids::{Epoch, MemberId};
 use phalanx_core::wire::Header;
 
