@@ -169,7 +169,7 @@ pub struct Message {
 impl Message {
     pub fn header(&self) -> Header {
         Header {
-            kind: if self.tag % 3 == 0 { Kind::Final } else { Kind::Partial },
+            kind: if self.tag.is_multiple_of(3) { Kind::Final } else { Kind::Partial },
             op: OpId { seq: OpSeq(u64::from(self.tag) * 7), ..OpId::default() },
             attempt: Attempt(self.tag % 5),
             epoch: Epoch(self.epoch),

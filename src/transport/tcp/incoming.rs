@@ -281,3 +281,108 @@ fn receive(stream: &TcpStream, parts: &[Span]) -> Result<Option<usize>, String> 
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use phalanx_core::ids::{Attempt, ChunkId, OpId, OpSeq};
+    use phalanx_core::wire::Kind;
+    use proptest::prelude::*;
+    use std::io::Write;
+
+    fn header(epoch: u64, chunk: u32, payload_bytes: u32) -> Header {
+        let (op, attempt, stable) = (OpId::default(), Attempt(0), OpSeq(0));
+        let kind = Kind::Partial;
+        Header {
+            kind,
+            op,
+            attempt,
+            epoch: Epoch(epoch),
+            chunk: ChunkId(chunk),
+            signature: 0,
+            payload_bytes,
+            stable,
+            checksum: 0,
+        }
+    }
+
+    fn joined() -> (std::net::TcpStream, Incoming) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let sender = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (receiver, _) = listener.accept().unwrap();
+        receiver.set_nonblocking(true).unwrap();
+        let mut incoming = Incoming::default();
+        assert_eq!(incoming.attach(TcpStream::from_std(receiver), 0), None);
+        (sender, incoming)
+    }
+
+    fn byte(chunk: u32, at: usize) -> u8 {
+        (at as u32 ^ chunk.wrapping_mul(97) ^ (at as u32 >> 8)) as u8
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+        /// Any sizes, cut anywhere on their way, taken at any pace: every message comes whole, once, in order, and
+        /// what is there is bounded.
+        #[test]
+        fn any_cut_of_any_stream_gives_the_same_messages(
+            sizes in prop::collection::vec(
+                prop_oneof![0usize..200, 60_000usize..70_000, SLOT_BYTES - 70..=SLOT_BYTES], 1..24),
+            cuts in prop::collection::vec(1usize..300_000, 1..8),
+            greed in 0usize..6,
+        ) {
+            let (mut sender, mut incoming) = joined();
+            sender.set_nonblocking(true).unwrap();
+            let mut pool = Pool::default();
+            let mut bytes = Vec::new();
+            for (chunk, &size) in sizes.iter().enumerate() {
+                bytes.extend(header(1, chunk as u32, size as u32).to_wire());
+                bytes.extend((0..size).map(|at| byte(chunk as u32, at)));
+            }
+            let (mut sent, mut taken, mut stale, mut turn) = (0, 0, 0, 0);
+            while taken < sizes.len() {
+                turn += 1;
+                prop_assert!(turn < 100_000, "stuck after {} of {:?}", taken, sizes);
+                let end = bytes.len().min(sent + cuts[turn % cuts.len()]);
+                sent += sender.write(&bytes[sent..end]).unwrap_or(0);
+                for _ in 0..greed {
+                    incoming.fill(&mut pool).unwrap();
+                }
+                prop_assert!(incoming.cells.len() <= CELLS_MAX);
+                incoming.fill(&mut pool).unwrap();
+                let Some(arrival) = incoming.show(Epoch(1), &mut stale, &mut pool) else { continue };
+                // A read in between must not move what was handed out.
+                incoming.fill(&mut pool).unwrap();
+                prop_assert_eq!(arrival.header, header(1, taken as u32, sizes[taken] as u32));
+                let mut payload = vec![0; sizes[taken]];
+                arrival.payload.read(&mut payload);
+                prop_assert!(payload.iter().enumerate().all(|(at, &b)| b == byte(taken as u32, at)));
+                incoming.consume(&mut pool);
+                taken += 1;
+            }
+            prop_assert!(pool.free_blocks() + incoming.cells.len() <= CELLS_MAX + 1, "no block is lost or added");
+        }
+    }
+
+    #[test]
+    fn small_messages_stay_in_one_cell_and_come_many_to_a_read() {
+        let (mut sender, mut incoming) = joined();
+        let (mut pool, mut stale) = (Pool::default(), 0);
+        for round in 0..2000 {
+            let many: Vec<u8> = (0..10).flat_map(|chunk| header(1, chunk, 0).to_wire()).collect();
+            sender.write_all(&many).unwrap();
+            while incoming.fill(&mut pool) == Ok(Filled::Nothing) {}
+            for chunk in 0..10 {
+                let mut arrival = incoming.show(Epoch(1), &mut stale, &mut pool);
+                while arrival.is_none() {
+                    incoming.fill(&mut pool).unwrap();
+                    arrival = incoming.show(Epoch(1), &mut stale, &mut pool);
+                }
+                assert_eq!(arrival.map(|a| a.header), Some(header(1, chunk, 0)), "round {round}");
+                incoming.consume(&mut pool);
+            }
+        }
+        assert_eq!((incoming.cells.len(), pool.free_blocks()), (1, 0));
+    }
+}

@@ -25,4 +25,10 @@ impl Pool {
     pub fn give(&mut self, block: Block) {
         self.free.push(block);
     }
+
+    /// Blocks that wait to be used again.
+    #[cfg(test)]
+    pub fn free_blocks(&self) -> usize {
+        self.free.len()
+    }
 }
