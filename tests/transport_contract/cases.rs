@@ -356,7 +356,8 @@ fn drive_until_flushed(seat: &mut dyn Seat, to: MemberId) {
 
 pub fn a_parked_receiver_is_woken_by_an_arrival(world: &impl World) {
     const MESSAGES: u32 = 400;
-    let one = |tag: u32| message(tag, tag as usize * 50);
+    // Growing sizes: a look that takes in the beginning of a message must not leave its end unnoticed.
+    let one = |tag: u32| message(tag, tag as usize % 8 * 32_000 + tag as usize);
     let mut mesh = Mesh::new(world, 2);
     let (from, to) = (mesh.member(0), mesh.member(1));
     let mut receiver = mesh.seats.pop().unwrap();
