@@ -218,6 +218,8 @@ fn a_second_connection_replaces_the_first_and_its_half_message() {
     first.write_all(&half.header().to_wire()).unwrap();
     first.write_all(&[0; 999]).unwrap();
     scene.until(|scene| scene.b.transport.peek(GUEST));
+    // Its half message is read too before the second one comes.
+    (0..50).for_each(|_| scene.turn());
     let (mut second, _) = scene.guest(&KEY);
     scene.read_to_end(&mut first);
     let last = Message { epoch: 1, tag: 6, bytes: 0 };
@@ -245,7 +247,77 @@ fn a_link_that_breaks_between_the_living_comes_back() {
 }
 
 #[test]
-fn attempts_at_a_closed_port_are_bounded_and_one_fault() {
+fn a_revoked_member_that_proves_itself_gets_no_answer() {
+    let mut scene = Scene::new();
+    let (mut first, _) = scene.guest(&KEY);
+    scene.b.transport.revoke(&[GUEST]);
+    assert!(scene.read_to_end(&mut first).is_empty());
+    let hello = Hello { purpose: Purpose::DataTcp, member: GUEST, receiver: MemberId(2) };
+    let mut handshake = Handshake::connect(&KEY, hello).unwrap();
+    let mut again = scene.connect();
+    let mut nonce = [0; 32];
+    scene.until(|_| again.read_exact(&mut nonce).ok());
+    handshake.handle_bytes(&nonce).unwrap();
+    again.write_all(&handshake.poll_bytes().unwrap()).unwrap();
+    assert!(scene.read_to_end(&mut again).is_empty(), "an answer to a revoked member");
+    assert_eq!(scene.b.transport.refused(), 1);
+    assert_eq!(scene.events, vec![]);
+}
+
+#[test]
+fn a_message_read_in_part_is_not_slept_over() {
+    let mut scene = Scene::new();
+    let (mut guest, _) = scene.guest(&KEY);
+    let wire = |bytes: usize| {
+        let mut header = Message { epoch: 1, tag: 1, bytes: 0 }.header();
+        header.payload_bytes = u32::try_from(bytes).unwrap();
+        [&header.to_wire()[..], &vec![0; bytes]].concat()
+    };
+    // The last of these is the guess for the next; the others make the kernel's window wide enough for all of it.
+    for bytes in [SLOT_BYTES; 64].into_iter().chain([140_000]) {
+        let all = wire(bytes);
+        let mut sent = 0;
+        scene.until(|scene| {
+            sent += guest.write(&all[sent..]).unwrap_or(0);
+            scene.b.transport.peek(GUEST)
+        });
+        scene.b.transport.consume(GUEST);
+    }
+    while !scene.b.transport.arm() {}
+    let all = wire(200_000);
+    assert_eq!(guest.write(&all).unwrap(), all.len(), "the kernel takes it all");
+    // One edge, consumed by one read, which ends where the guess ends.
+    scene.b.transport.progress(&mut scene.events);
+    assert!(!scene.b.transport.arm(), "the rest lies in the kernel and makes no edge");
+    assert!(scene.b.transport.peek(GUEST).is_some());
+}
+
+#[test]
+fn attempts_at_a_member_that_hangs_up_are_bounded_and_one_fault() {
+    let mut scene = Scene::new();
+    let listener = std::net::TcpListener::bind((LOCAL, 0)).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let address = listener.local_addr().unwrap();
+    let line = Peer { member: GUEST, host: 0, tcp: Some(address), shm: None };
+    for epoch in [2, 3] {
+        scene.events.clear();
+        let mut attempts = 0;
+        scene.a.transport.open(Epoch(epoch), std::slice::from_ref(&line));
+        for _ in 0..1000 {
+            assert!(scene.a.transport.reserve(GUEST, 8).is_none());
+            scene.a.transport.progress(&mut scene.events);
+            attempts += usize::from(listener.accept().is_ok());
+        }
+        assert_eq!(attempts, 4, "attempts in one epoch");
+        let [LinkEvent::Fault { member: GUEST, cause }] = &scene.events[..] else {
+            panic!("{:?}", scene.events)
+        };
+        assert!(cause.contains("handshake") || cause.contains("reset"), "{cause}");
+    }
+}
+
+#[test]
+fn a_closed_port_is_one_fault() {
     let mut scene = Scene::new();
     let gone = TcpSeat::new(GUEST, KEY, LOCAL).transport.address();
     let line = Peer { member: GUEST, host: 0, tcp: Some(gone), shm: None };
