@@ -80,6 +80,7 @@ impl Scene {
     fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address()).unwrap();
         stream.set_nonblocking(true).unwrap();
+        stream.set_nodelay(true).unwrap();
         stream
     }
 
