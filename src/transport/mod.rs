@@ -6,6 +6,7 @@
 
 pub mod mux;
 pub mod shm;
+pub mod tcp;
 
 use phalanx_core::ids::{Epoch, MemberId};
 use phalanx_core::wire::Header;
