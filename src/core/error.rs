@@ -40,9 +40,7 @@ pub enum OpError {
         recorded: Spec,
     },
     /// This member is out of the view.
-    #[error(
-        "{member} is out of the view since {epoch} ({cause}); end this process, or join again as a spare"
-    )]
+    #[error("{member} is out of the view since {epoch} ({cause}); end this process, or join again as a spare")]
     Evicted {
         /// This member.
         member: MemberId,
@@ -78,9 +76,7 @@ pub enum CallError {
         cause: FailCause,
     },
     /// The member is out.
-    #[error(
-        "{member} is out of the view since {epoch} ({cause}); end this process, or join again as a spare"
-    )]
+    #[error("{member} is out of the view since {epoch} ({cause}); end this process, or join again as a spare")]
     Evicted {
         /// This member.
         member: MemberId,
@@ -103,9 +99,7 @@ pub enum CallError {
         next: &'static str,
     },
     /// The state has another size than the survivors'.
-    #[error(
-        "the state regions here hold {here} bytes, the survivors' {there}; name the same regions at every rank"
-    )]
+    #[error("the state regions here hold {here} bytes, the survivors' {there}; name the same regions at every rank")]
     StateSize {
         /// Bytes named here.
         here: u64,
@@ -116,11 +110,7 @@ pub enum CallError {
 
 fn names(losses: &[Loss]) -> String {
     let one = |l: &Loss| format!("{} ({}: {})", l.rank, l.member, l.cause);
-    if losses.is_empty() {
-        "nobody".to_owned()
-    } else {
-        losses.iter().map(one).collect::<Vec<_>>().join(", ")
-    }
+    if losses.is_empty() { "nobody".to_owned() } else { losses.iter().map(one).collect::<Vec<_>>().join(", ") }
 }
 
 /// One clause that says what happened and what to do next.

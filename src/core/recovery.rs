@@ -13,8 +13,8 @@ use crate::policy::{Policy, Rules};
 use crate::spec::{Collective, Spec};
 use crate::view::View;
 use crate::wire::message::{
-    CommDecision, CommReport, Decision, FailCause, Holding, Loss, OpDecision, OpReport, Report,
-    StateDecision, Verdict,
+    CommDecision, CommReport, Decision, FailCause, Holding, Loss, OpDecision, OpReport, Report, StateDecision,
+    Verdict,
 };
 
 /// Everything a decision depends on.
@@ -63,8 +63,7 @@ pub fn decide(evidence: &Evidence<'_>) -> Result<Decision, SpareMissing> {
         .map(|(rank, report)| (*rank, report))
         .collect();
     let committed = survivors.values().map(|r| r.step.committed).max().unwrap_or(0);
-    let judge =
-        Judge { evidence, policy, view: &view, reseated: &reseated, survivors: &survivors, committed };
+    let judge = Judge { evidence, policy, view: &view, reseated: &reseated, survivors: &survivors, committed };
     let mut comms = Vec::new();
     let mut ops = Vec::new();
     for (comm, group) in judge.communicators() {
@@ -90,9 +89,7 @@ fn policy_now(evidence: &Evidence<'_>) -> Policy {
     let rules = evidence.rules;
     let outside = evidence.reports.values().any(|report| {
         let newcomer = report.step.state_held.is_some();
-        !report.step.open
-            && !newcomer
-            && report.comms.iter().any(|c| c.ops.iter().any(|o| o.seq >= c.step_first))
+        !report.step.open && !newcomer && report.comms.iter().any(|c| c.ops.iter().any(|o| o.seq >= c.step_first))
     });
     match rules.policy {
         Policy::Replace if !evidence.losses.is_empty() && (evidence.fall_back || outside) => rules.fallback,
@@ -169,9 +166,9 @@ impl Judge<'_> {
     }
 
     fn comm_reports(&self, comm: CommId) -> impl Iterator<Item = (Rank, &Report, &CommReport)> {
-        self.survivors.iter().filter_map(move |(rank, report)| {
-            Some((*rank, *report, report.comms.iter().find(|c| c.comm == comm)?))
-        })
+        self.survivors
+            .iter()
+            .filter_map(move |(rank, report)| Some((*rank, *report, report.comms.iter().find(|c| c.comm == comm)?)))
     }
 
     /// First op that is not covered by a commit. A rank that has joined the last commit without seeing its end has
@@ -180,10 +177,8 @@ impl Judge<'_> {
         let of = |report: &Report, c: &CommReport| {
             if report.step.committed == self.committed { c.step_first } else { c.next }
         };
-        let newest =
-            self.comm_reports(comm).filter(|(_, r, _)| r.step.state_held.is_none()).map(|(_, r, c)| of(r, c));
-        let before =
-            self.evidence.last.and_then(|l| l.comms.iter().find(|c| c.comm == comm)).map(|c| c.step_first);
+        let newest = self.comm_reports(comm).filter(|(_, r, _)| r.step.state_held.is_none()).map(|(_, r, c)| of(r, c));
+        let before = self.evidence.last.and_then(|l| l.comms.iter().find(|c| c.comm == comm)).map(|c| c.step_first);
         newest.max().max(before).unwrap_or_default()
     }
 
@@ -201,10 +196,8 @@ impl Judge<'_> {
             return Some(cause);
         }
         let losses = self.losses_in(group);
-        (self.policy == Policy::Abort
-            && !losses.is_empty()
-            && group.iter().any(|r| self.view.occupant(*r).is_none()))
-        .then_some(FailCause::RankLost { losses })
+        (self.policy == Policy::Abort && !losses.is_empty() && group.iter().any(|r| self.view.occupant(*r).is_none()))
+            .then_some(FailCause::RankLost { losses })
     }
 
     fn losses_in(&self, group: &[Rank]) -> Vec<Loss> {
@@ -242,12 +235,7 @@ impl Judge<'_> {
                 two_spec: other.spec,
             });
         }
-        let plan = match plan::build(
-            &spec,
-            group.len() as u32,
-            Rank(0),
-            self.evidence.rules.chunk_bytes_max as usize,
-        ) {
+        let plan = match plan::build(&spec, group.len() as u32, Rank(0), self.evidence.rules.chunk_bytes_max as usize) {
             Ok(plan) => plan,
             Err(error) => {
                 return fail(FailCause::Unrecoverable { losses: Vec::new(), why: error.to_string() });
@@ -305,8 +293,7 @@ impl Judge<'_> {
         if !tally.anybody_lacks {
             return Verdict::Keep {};
         }
-        if tally.all_held && tally.unreachable.is_none() && (vacancies || self.evidence.expired.contains(&id))
-        {
+        if tally.all_held && tally.unreachable.is_none() && (vacancies || self.evidence.expired.contains(&id)) {
             // Final everywhere it can be served from: no reason to fail or to begin again. Under abort only where
             // somebody has gone on with the result already.
             let must = released || self.policy != Policy::Abort;
@@ -333,9 +320,7 @@ impl Judge<'_> {
         }
         match self.policy {
             Policy::Shrink => shrink(spec, parts, losses()),
-            Policy::Replace | Policy::Abort => {
-                Verdict::Fail { cause: FailCause::RankLost { losses: losses() } }
-            }
+            Policy::Replace | Policy::Abort => Verdict::Fail { cause: FailCause::RankLost { losses: losses() } },
         }
     }
 
@@ -355,10 +340,8 @@ impl Judge<'_> {
             return (None, ranks);
         }
         let old = || self.survivors.iter().filter(|(rank, _)| !ranks.contains(rank));
-        let open: Vec<Rank> = old()
-            .filter(|(_, r)| r.step.open && r.step.committed == self.committed)
-            .map(|(rank, _)| *rank)
-            .collect();
+        let open: Vec<Rank> =
+            old().filter(|(_, r)| r.step.open && r.step.committed == self.committed).map(|(rank, _)| *rank).collect();
         let providers = if open.is_empty() { old().map(|(rank, _)| *rank).collect() } else { open };
         let bytes = old().map(|(_, r)| r.step.state_bytes).max().unwrap_or(0);
         (Some(StateDecision { committed: self.committed, providers, bytes, newcomers }), ranks)
@@ -366,10 +349,7 @@ impl Judge<'_> {
 }
 
 fn named_release(parts: &[Part<'_>]) -> String {
-    parts
-        .iter()
-        .find(|p| p.record.is_some_and(|o| o.released))
-        .map_or_else(String::new, |p| p.rank.to_string())
+    parts.iter().find(|p| p.record.is_some_and(|o| o.released)).map_or_else(String::new, |p| p.rank.to_string())
 }
 
 /// A new attempt over the survivors, where the op still means the same without the dead.
@@ -380,10 +360,7 @@ fn shrink(spec: &Spec, parts: &[Part<'_>], losses: Vec<Loss>) -> Verdict {
         Collective::Broadcast | Collective::Reduce if !root_lives => {
             Verdict::Fail { cause: FailCause::RankLost { losses } }
         }
-        Collective::Broadcast
-        | Collective::Reduce
-        | Collective::AllGather
-        | Collective::ReduceScatter
+        Collective::Broadcast | Collective::Reduce | Collective::AllGather | Collective::ReduceScatter
         | Collective::State => Verdict::Fail { cause: FailCause::ShapeChanged { losses } },
     }
 }
@@ -417,11 +394,8 @@ impl Tally {
             tally.all_held &= held;
             if held {
                 for i in (0..parts.len()).filter(|i| lacking(*i)) {
-                    let near =
-                        plan.spread.ancestors(chunk.owner, Rank(i as u32), n).find(|a| parts[a.index()].live);
-                    if let Some(a) =
-                        near.filter(|a| !parts[a.index()].held.has(id) && parts[a.index()].satisfied)
-                    {
+                    let near = plan.spread.ancestors(chunk.owner, Rank(i as u32), n).find(|a| parts[a.index()].live);
+                    if let Some(a) = near.filter(|a| !parts[a.index()].held.has(id) && parts[a.index()].satisfied) {
                         tally.unreachable = Some(format!(
                             "{} lacks {id}, and {} has been released from it",
                             parts[i].rank,
@@ -435,8 +409,7 @@ impl Tally {
                 contributes(spec, chunk.start, chunk.len, Rank(*i as u32), n) && p.live && p.lost.has(id)
             });
             if let Some((_, p)) = loser.filter(|_| !crate::planted!(IgnoreLost)) {
-                tally.lost_for_good =
-                    Some(format!("{id} is held by no live rank, and {} has no Input of it", p.rank));
+                tally.lost_for_good = Some(format!("{id} is held by no live rank, and {} has no Input of it", p.rank));
             }
         }
         tally

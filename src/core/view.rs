@@ -62,9 +62,7 @@ impl View {
     /// The failure domain of the occupant of `rank`; a vacant seat is a domain of its own.
     #[must_use]
     pub fn domain(&self, rank: Rank) -> DomainId {
-        self.occupant(rank)
-            .and_then(|m| self.info(m))
-            .map_or(DomainId(u64::MAX - u64::from(rank.0)), |i| i.domain)
+        self.occupant(rank).and_then(|m| self.info(m)).map_or(DomainId(u64::MAX - u64::from(rank.0)), |i| i.domain)
     }
 
     /// The members that have no seat, in the order they joined.

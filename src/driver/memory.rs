@@ -65,8 +65,7 @@ impl OpMemory {
 
     fn scratch(&mut self, op: &Op, chunk: ChunkId, pool: &mut BlockPool) -> Span {
         const NO_SLOT: u32 = u32::MAX;
-        let slot_bytes =
-            op.plan.chunks.iter().map(|c| c.len).max().unwrap_or(0) as usize * op.spec.dtype.size();
+        let slot_bytes = op.plan.chunks.iter().map(|c| c.len).max().unwrap_or(0) as usize * op.spec.dtype.size();
         if self.scratch.is_none() || self.scratch_slots.len() != op.plan.chunks.len() {
             let mut slots = vec![NO_SLOT; op.plan.chunks.len()];
             let mut used = 0;

@@ -54,9 +54,7 @@ impl Caller {
     /// The program, before its first call.
     pub fn new(member: MemberId, scenario: &Scenario) -> Self {
         let mut state = Block::zeroed(scenario.state_words * 8);
-        let words: Vec<u8> = (0..scenario.state_words as u64)
-            .flat_map(|i| mix(&[scenario.seed, 2, i]).to_le_bytes())
-            .collect();
+        let words: Vec<u8> = (0..scenario.state_words as u64).flat_map(|i| mix(&[scenario.seed, 2, i]).to_le_bytes()).collect();
         state.span().write(&words);
         let state_words = scenario.state_words;
         Self {
@@ -84,13 +82,7 @@ impl Caller {
     }
 
     /// Makes the calls that can be made now; true if it made one.
-    pub fn act(
-        &mut self,
-        x: &mut Executor<SimTransport>,
-        s: &Scenario,
-        checks: &mut Checkers,
-        now_ms: u64,
-    ) -> bool {
+    pub fn act(&mut self, x: &mut Executor<SimTransport>, s: &Scenario, checks: &mut Checkers, now_ms: u64) -> bool {
         let steps = s.rules.policy == Policy::Replace;
         match self.at {
             At::Ended => false,
@@ -142,8 +134,7 @@ impl Caller {
             return match x.engine.handle_commit(now_ms) {
                 Ok(id) => {
                     x.attach(id, Span::empty(), Span::empty());
-                    let nothing =
-                        Open { index: usize::MAX, input: Block::zeroed(0), output: None, over: false };
+                    let nothing = Open { index: usize::MAX, input: Block::zeroed(0), output: None, over: false };
                     self.open.insert(id, nothing);
                     true
                 }
@@ -192,13 +183,7 @@ impl Caller {
     }
 
     /// Takes what the executor tells.
-    pub fn handle(
-        &mut self,
-        notice: Notice,
-        x: &mut Executor<SimTransport>,
-        s: &Scenario,
-        checks: &mut Checkers,
-    ) {
+    pub fn handle(&mut self, notice: Notice, x: &mut Executor<SimTransport>, s: &Scenario, checks: &mut Checkers) {
         match notice {
             Notice::StepBegun { committed } => {
                 self.step = committed;
@@ -258,10 +243,7 @@ impl Caller {
             }
             // What a rank gets differs by kind; the state takes only what is the same everywhere.
             Ok(_) => {
-                let same = matches!(
-                    s.ops(self.step)[index].spec.collective,
-                    Collective::AllReduce | Collective::AllGather
-                );
+                let same = matches!(s.ops(self.step)[index].spec.collective, Collective::AllReduce | Collective::AllGather);
                 if let (true, Ok((_, bytes))) = (same, &result) {
                     self.results.push(hash(bytes));
                 }
@@ -325,9 +307,7 @@ pub fn input_bytes(
 ) -> Vec<u8> {
     let value = |i: u64| mix(&[s.seed, step, index as u64, u64::from(rank.0), i, state]);
     match spec.dtype {
-        Dtype::F32 => {
-            (from..from + len).flat_map(|i| ((value(i) >> 40) as f32 / 1024.0).to_le_bytes()).collect()
-        }
+        Dtype::F32 => (from..from + len).flat_map(|i| ((value(i) >> 40) as f32 / 1024.0).to_le_bytes()).collect(),
         _ => (from..from + len).flat_map(|i| value(i).to_le_bytes()).collect(),
     }
 }

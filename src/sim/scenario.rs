@@ -50,8 +50,7 @@ impl Scenario {
     pub fn draw(seed: u64) -> Self {
         let mut r = Random::new(seed);
         let world_size = r.pick(&[1, 2, 2, 3, 3, 4, 4, 5, 6, 8, 9, 12]) as u32;
-        let policy =
-            r.pick(&[Policy::Replace, Policy::Replace, Policy::Replace, Policy::Shrink, Policy::Abort]);
+        let policy = r.pick(&[Policy::Replace, Policy::Replace, Policy::Replace, Policy::Shrink, Policy::Abort]);
         let mut rules = Rules::new(world_size, policy);
         rules.chunk_bytes_max = r.pick(&[64u32, 128, 256]);
         rules.lease_ms = 100;
@@ -108,12 +107,7 @@ impl Scenario {
                         Collective::Barrier,
                     ])
                 } else {
-                    r.pick(&[
-                        Collective::AllReduce,
-                        Collective::AllReduce,
-                        Collective::Broadcast,
-                        Collective::Barrier,
-                    ])
+                    r.pick(&[Collective::AllReduce, Collective::AllReduce, Collective::Broadcast, Collective::Barrier])
                 };
                 let (dtype, reduction) = r.pick(&[
                     (Dtype::U64, ReduceOp::Sum),
@@ -132,11 +126,7 @@ impl Scenario {
                     })
                     .collect();
                 let root = Rank(r.below(u64::from(world_size)) as u32);
-                let root = if matches!(collective, Collective::Broadcast | Collective::Reduce) {
-                    root
-                } else {
-                    Rank(0)
-                };
+                let root = if matches!(collective, Collective::Broadcast | Collective::Reduce) { root } else { Rank(0) };
                 let algorithm = r.pick(&able);
                 let count = if collective == Collective::Barrier { 0 } else { count };
                 let spec = Spec { collective, dtype, reduction, count, root, algorithm };

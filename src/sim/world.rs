@@ -169,10 +169,7 @@ impl World {
         let executor = Executor::new(engine, transport);
         let caller = Caller::new(member, &self.scenario);
         let (turn_us, up_us, down_us) = (u64::MAX, 0, 0);
-        self.members.insert(
-            member,
-            Member { executor, caller, alive: true, stopped: false, turn_us, up_us, down_us },
-        );
+        self.members.insert(member, Member { executor, caller, alive: true, stopped: false, turn_us, up_us, down_us });
         self.wake(member, self.now_us);
     }
 
@@ -207,19 +204,9 @@ impl World {
                     .members
                     .values()
                     .filter(|m| m.alive && !m.caller.is_over())
-                    .map(|m| {
-                        format!(
-                            "{:?} {:?} {}",
-                            m.executor.engine.rank(),
-                            m.executor.engine.phase(),
-                            m.executor.engine.me()
-                        )
-                    })
+                    .map(|m| format!("{:?} {:?} {}", m.executor.engine.rank(), m.executor.engine.phase(), m.executor.engine.me()))
                     .collect();
-                self.checks.report(format!(
-                    "I8 liveness: no end after {DEADLINE_US} us: {stuck:?} {:?}",
-                    self.coordinator
-                ));
+                self.checks.report(format!("I8 liveness: no end after {DEADLINE_US} us: {stuck:?} {:?}", self.coordinator));
                 break;
             }
         }
@@ -242,16 +229,14 @@ impl World {
             .filter(|(_, ops, bytes)| *ops > 0 || *bytes > 0)
             .collect();
         if !kept.is_empty() && self.losses == 0 {
-            self.checks
-                .report(format!("I9 rest: (member, ops, bytes) still kept after the last commit: {kept:?}"));
+            self.checks.report(format!("I9 rest: (member, ops, bytes) still kept after the last commit: {kept:?}"));
         }
     }
 
     fn is_over(&self) -> bool {
         let seated = |m: &Member| m.executor.engine.rank().is_some();
         let forming = self.members.values().filter(|m| m.alive).all(|m| !seated(m));
-        !forming
-            && self.members.values().filter(|m| m.alive && seated(m)).all(|m| m.caller.is_over())
+        !forming && self.members.values().filter(|m| m.alive && seated(m)).all(|m| m.caller.is_over())
             && self.coordinator.as_ref().is_some_and(Coordinator::is_idle)
     }
 
@@ -274,8 +259,7 @@ impl World {
             }
             Event::Down(to, message) => {
                 let now = self.now_us / 1000;
-                let text = (!matches!(*message, Downward::BeatSeen { .. }))
-                    .then(|| format!("coordinator -> {to} {message:?}"));
+                let text = (!matches!(*message, Downward::BeatSeen { .. })).then(|| format!("coordinator -> {to} {message:?}"));
                 if let Some(text) = text {
                     self.say(|| text);
                 }

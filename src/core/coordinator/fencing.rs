@@ -37,23 +37,13 @@ impl Coordinator {
     /// Writes the next epoch; the survivors are told once it is durable.
     pub(super) fn begin_fence(&mut self) {
         // A seat whose occupant said good-bye answers no fence: from here on it is vacant.
-        let left: Vec<MemberId> = self
-            .view
-            .seats
-            .iter()
-            .flatten()
-            .filter(|m| self.known.get(m).is_some_and(|k| k.left))
-            .copied()
-            .collect();
+        let left: Vec<MemberId> =
+            self.view.seats.iter().flatten().filter(|m| self.known.get(m).is_some_and(|k| k.left)).copied().collect();
         for member in left {
             self.known.remove(&member);
             self.out.insert(member, "left the run".to_owned());
             if let Some(rank) = self.view.rank_of(member) {
-                self.losses.push(Loss {
-                    rank,
-                    member,
-                    cause: "left the run while others went on".to_owned(),
-                });
+                self.losses.push(Loss { rank, member, cause: "left the run while others went on".to_owned() });
             }
         }
         self.epoch = self.epoch.next();
@@ -141,12 +131,9 @@ impl Coordinator {
         }
         let fall_back = match self.phase {
             Phase::Vacant { since_ms } => now_ms.saturating_sub(since_ms) >= self.rules.replace_within_ms,
-            Phase::Forming
-            | Phase::Steady
-            | Phase::Declaring
-            | Phase::Fencing
-            | Phase::Deciding
-            | Phase::Finished => self.rules.replace_within_ms == 0,
+            Phase::Forming | Phase::Steady | Phase::Declaring | Phase::Fencing | Phase::Deciding | Phase::Finished => {
+                self.rules.replace_within_ms == 0
+            }
         };
         // A seat whose occupant left the run counts as lost, the survivors' ops cannot wait for it.
         let members: Vec<_> = self.known.values().map(|k| k.info.clone()).collect();

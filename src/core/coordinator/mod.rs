@@ -199,11 +199,7 @@ impl Coordinator {
                 // Evidence, not a verdict: only a member that said good-bye is gone on a peer's word, because its
                 // links close without an exit to be seen.
                 if epoch == self.epoch && self.known.get(&member).is_some_and(|k| k.left) {
-                    self.declare_lost(
-                        member,
-                        &format!("left the run while others needed it ({cause})"),
-                        now_ms,
-                    );
+                    self.declare_lost(member, &format!("left the run while others needed it ({cause})"), now_ms);
                 }
             }
             Upward::Ledger { report } => self.handle_report(from, report, now_ms),
@@ -229,8 +225,7 @@ impl Coordinator {
     fn handle_join(&mut self, from: MemberId, version: u16, info: MemberInfo, epoch: Epoch, now_ms: u64) {
         let refuse = |reason: String| (from, Downward::Refused { reason });
         if version != VERSION {
-            let reason =
-                format!("it speaks version {version} of the control messages, the coordinator {VERSION}");
+            let reason = format!("it speaks version {version} of the control messages, the coordinator {VERSION}");
             self.messages.push_back(refuse(reason + "; run the same release everywhere"));
             return;
         }
@@ -280,9 +275,7 @@ impl Coordinator {
     /// A member that comes back gets what it may have missed.
     fn resend(&mut self, member: MemberId, epoch: Epoch) {
         match self.phase {
-            Phase::Fencing | Phase::Vacant { .. }
-                if epoch < self.epoch && self.view.rank_of(member).is_some() =>
-            {
+            Phase::Fencing | Phase::Vacant { .. } if epoch < self.epoch && self.view.rank_of(member).is_some() => {
                 let fence = Downward::Fence { epoch: self.epoch, losses: self.losses.clone() };
                 self.messages.push_back((member, fence));
             }
@@ -291,13 +284,8 @@ impl Coordinator {
                     self.messages.push_back((member, Downward::Decide { decision }));
                 }
             }
-            Phase::Forming
-            | Phase::Steady
-            | Phase::Declaring
-            | Phase::Fencing
-            | Phase::Vacant { .. }
-            | Phase::Deciding
-            | Phase::Finished => {}
+            Phase::Forming | Phase::Steady | Phase::Declaring | Phase::Fencing | Phase::Vacant { .. }
+            | Phase::Deciding | Phase::Finished => {}
         }
     }
 
@@ -306,8 +294,12 @@ impl Coordinator {
         self.epoch = self.epoch.next();
         let view = View { epoch: self.epoch, seats: self.view.seats.clone(), members };
         let group = (0..self.rules.world_size).map(Rank).collect();
-        let world =
-            crate::wire::message::CommDecision { comm: CommId(0), group, step_first: OpSeq(0), broken: None };
+        let world = crate::wire::message::CommDecision {
+            comm: CommId(0),
+            group,
+            step_first: OpSeq(0),
+            broken: None,
+        };
         let decision = Decision {
             view,
             losses: Vec::new(),
@@ -365,9 +357,7 @@ impl Coordinator {
         for c in comms {
             let of = |rank: &Rank| self.view.occupant(*rank).and_then(|m| self.known.get(&m));
             let seats = c.group.iter().filter(|r| self.view.occupant(**r).is_some());
-            let lowest = seats
-                .map(|r| of(r).and_then(|k| k.done_below.get(&c.comm).copied()).unwrap_or_default())
-                .min();
+            let lowest = seats.map(|r| of(r).and_then(|k| k.done_below.get(&c.comm).copied()).unwrap_or_default()).min();
             stable.insert(c.comm, lowest.unwrap_or_default());
         }
         stable.into_iter().collect()
@@ -432,12 +422,9 @@ impl Coordinator {
         let lease = self.known.values().filter(|k| !k.left).map(|k| k.heard_ms + self.evict_after_ms()).min();
         let vacant = match self.phase {
             Phase::Vacant { since_ms } => Some(since_ms + self.rules.replace_within_ms),
-            Phase::Forming
-            | Phase::Steady
-            | Phase::Declaring
-            | Phase::Fencing
-            | Phase::Deciding
-            | Phase::Finished => None,
+            Phase::Forming | Phase::Steady | Phase::Declaring | Phase::Fencing | Phase::Deciding | Phase::Finished => {
+                None
+            }
         };
         lease.into_iter().chain(vacant).min()
     }

@@ -38,8 +38,7 @@ impl Engine {
             Some(_) => self.claim(id, shape, now_ms),
             None => self.admit(id, spec, shape, now_ms)?,
         }
-        let saves =
-            self.rules.as_ref().is_some_and(|r| r.policy == Policy::Shrink || r.fallback == Policy::Shrink);
+        let saves = self.rules.as_ref().is_some_and(|r| r.policy == Policy::Shrink || r.fallback == Policy::Shrink);
         if saves && shape.in_place && !crate::planted!(NoUndo) {
             self.actions.push_back(Action::Save { op: id });
         }
@@ -52,13 +51,7 @@ impl Engine {
 
     /// A call that differs from the recorded one: a newcomer's replay went astray, or another rank calls something
     /// else. The coordinator compares the ledgers and ends the op with the same error for all.
-    fn post_differs(
-        &mut self,
-        id: OpId,
-        called: Spec,
-        recorded: Spec,
-        rank: Rank,
-    ) -> Result<OpId, CallError> {
+    fn post_differs(&mut self, id: OpId, called: Spec, recorded: Spec, rank: Rank) -> Result<OpId, CallError> {
         if self.newcomer {
             let error =
                 crate::error::OpError::ReplayMismatch { rank, epoch: self.epoch, op: id, called, recorded };
@@ -208,9 +201,7 @@ impl Engine {
         }
         self.step.asked = false;
         self.step.open = true;
-        if let Some(transfer) =
-            self.transfer.as_mut().filter(|t| !t.incoming && t.committed == self.step.committed)
-        {
+        if let Some(transfer) = self.transfer.as_mut().filter(|t| !t.incoming && t.committed == self.step.committed) {
             transfer.op.posted = true;
         }
         self.actions.push_back(Action::StepBegun { committed: self.step.committed });

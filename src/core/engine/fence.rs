@@ -62,9 +62,7 @@ impl Engine {
     pub fn report(&self) -> Report {
         // Holding the commit's result is as good as having returned from it.
         let commit = self.comms.get(&WORLD).and_then(|c| {
-            c.ops
-                .values()
-                .find(|o| o.spec.collective == Collective::Commit && o.held.is_full() && !o.released)
+            c.ops.values().find(|o| o.spec.collective == Collective::Commit && o.held.is_full() && !o.released)
         });
         let passed = commit.map(|o| o.id.seq).filter(|_| !crate::planted!(CommitAsOp));
         let comms = self.comms.iter().map(|(id, c)| self.comm_report(*id, c, passed)).collect();

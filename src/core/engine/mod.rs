@@ -312,8 +312,7 @@ impl Engine {
     /// Whether something is left to be done that only peers or the coordinator can move.
     #[must_use]
     pub fn is_busy(&self) -> bool {
-        self.transfer.is_some()
-            || self.comms.values().any(|c| c.ops.values().any(|o| !o.released || o.can_step()))
+        self.transfer.is_some() || self.comms.values().any(|c| c.ops.values().any(|o| !o.released || o.can_step()))
     }
 
     /// The next thing to do.
@@ -355,11 +354,8 @@ impl Engine {
             return;
         }
         let error = OpError::Evicted { member: self.me, epoch: self.epoch, cause: cause.to_owned() };
-        let open: Vec<OpId> = self
-            .comms
-            .values()
-            .flat_map(|c| c.ops.values().filter(|o| o.posted && !o.released).map(|o| o.id))
-            .collect();
+        let open: Vec<OpId> =
+            self.comms.values().flat_map(|c| c.ops.values().filter(|o| o.posted && !o.released).map(|o| o.id)).collect();
         for op in open {
             self.actions.push_back(Action::Complete { op, outcome: Err(error.clone()) });
             self.actions.push_back(Action::Free { op });
@@ -373,9 +369,7 @@ impl Engine {
 
     fn plan(&mut self, spec: &Spec, world_size: u32, place: Rank) -> Result<Arc<Plan>, CallError> {
         const PLANS_KEPT: usize = 64;
-        if let Some((.., plan)) =
-            self.plans.iter().find(|(s, n, r, _)| s == spec && *n == world_size && *r == place)
-        {
+        if let Some((.., plan)) = self.plans.iter().find(|(s, n, r, _)| s == spec && *n == world_size && *r == place) {
             return Ok(Arc::clone(plan));
         }
         let chunk = self.rules.as_ref().map_or(crate::units::SLOT_BYTES, |r| r.chunk_bytes_max as usize);

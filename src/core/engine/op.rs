@@ -132,8 +132,7 @@ impl Op {
     /// Whether every chunk that is due here is Final.
     #[must_use]
     pub fn is_whole(&self) -> bool {
-        self.held.is_full()
-            || (0..self.plan.chunks.len() as u32).map(ChunkId).all(|c| self.held.has(c) || !self.is_due(c))
+        self.held.is_full() || (0..self.plan.chunks.len() as u32).map(ChunkId).all(|c| self.held.has(c) || !self.is_due(c))
     }
 
     /// Bytes of the op's global space.

@@ -120,8 +120,7 @@ impl Engine {
             let domain_of: Vec<_> = op.group.iter().map(|r| domains[r.index()]).collect();
             op.awaits = release_set(&op.plan, op.place, &domain_of, &vacant, lost_max);
             // Whoever waits for this rank: the relation is not symmetric, so it is asked for every other place.
-            for place in (0..op.group.len() as u32).map(Rank).filter(|p| *p != op.place && !vacant[p.index()])
-            {
+            for place in (0..op.group.len() as u32).map(Rank).filter(|p| *p != op.place && !vacant[p.index()]) {
                 if release_set(&op.plan, place, &domain_of, &vacant, lost_max).contains(&op.place) {
                     due.push(op.group[place.index()]);
                 }
@@ -223,12 +222,8 @@ impl Engine {
     /// Drops every op of `comm` below `below` whose steps are over.
     pub(super) fn forget(&mut self, comm: CommId, below: OpSeq) {
         let Some(c) = self.comms.get_mut(&comm) else { return };
-        let old: Vec<OpSeq> = c
-            .ops
-            .range(..below)
-            .filter(|(_, o)| o.released && o.steps.is_over())
-            .map(|(seq, _)| *seq)
-            .collect();
+        let old: Vec<OpSeq> =
+            c.ops.range(..below).filter(|(_, o)| o.released && o.steps.is_over()).map(|(seq, _)| *seq).collect();
         for seq in old {
             c.ops.remove(&seq);
             self.actions.push_back(Action::Free { op: OpId { comm, seq } });

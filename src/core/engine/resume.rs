@@ -81,9 +81,7 @@ impl Engine {
 
     /// One op of the decision.
     fn apply(&mut self, d: &OpDecision, decision: &Decision, rank: Rank, now_ms: u64) {
-        if !d.group.contains(&rank)
-            || decision.comms.iter().any(|c| c.comm == d.id.comm && d.id.seq < c.step_first)
-        {
+        if !d.group.contains(&rank) || decision.comms.iter().any(|c| c.comm == d.id.comm && d.id.seq < c.step_first) {
             return;
         }
         let known = self.op(d.id).is_some();
@@ -241,14 +239,10 @@ impl Engine {
         if mine.is_none() && !provides {
             return;
         }
-        let chunk_bytes =
-            self.rules.as_ref().map_or(crate::units::SLOT_BYTES as u64, |r| u64::from(r.chunk_bytes_max));
+        let chunk_bytes = self.rules.as_ref().map_or(crate::units::SLOT_BYTES as u64, |r| u64::from(r.chunk_bytes_max));
         let plan = state_plan(state, rank, self.view.world_size(), chunk_bytes);
         let id = OpId { comm: STATE_COMM, seq: OpSeq(state.committed) };
-        let held = mine.map_or_else(
-            || Bitmap::full(plan.chunks.len() as u32),
-            |(_, h)| h.expand(plan.chunks.len() as u32),
-        );
+        let held = mine.map_or_else(|| Bitmap::full(plan.chunks.len() as u32), |(_, h)| h.expand(plan.chunks.len() as u32));
         let plan = Arc::new(plan);
         let posted = if mine.is_some() {
             self.step.asked && self.step.state_bytes == state.bytes
@@ -282,10 +276,7 @@ impl Engine {
             let error = crate::error::OpError::Evicted {
                 member: self.me,
                 epoch: self.epoch,
-                cause: format!(
-                    "its state regions hold {} bytes, the survivors' {}",
-                    self.step.state_bytes, state.bytes
-                ),
+                cause: format!("its state regions hold {} bytes, the survivors' {}", self.step.state_bytes, state.bytes),
             };
             self.actions.push_back(Action::Halt { error });
         }

@@ -8,11 +8,7 @@ pub enum Spread {
 }
 impl Spread {
     /// stub
-    pub fn receives(&self, _o: Rank, _r: Rank, _n: u32) -> bool {
-        true
-    }
+    pub fn receives(&self, _o: Rank, _r: Rank, _n: u32) -> bool { true }
     /// stub
-    pub fn ancestors(&self, o: Rank, _r: Rank, _n: u32) -> impl Iterator<Item = Rank> {
-        [o].into_iter()
-    }
+    pub fn ancestors(&self, o: Rank, _r: Rank, _n: u32) -> impl Iterator<Item = Rank> { [o].into_iter() }
 }

@@ -52,8 +52,7 @@ impl Uniform {
             let now = hash(bytes);
             let before = *self.results.entry((f.op, f.rank)).or_insert(now);
             if before != now {
-                violations
-                    .push(format!("I10 replay: {} gives other bits to the new occupant of {}", f.op, f.rank));
+                violations.push(format!("I10 replay: {} gives other bits to the new occupant of {}", f.op, f.rank));
             }
         }
     }
