@@ -31,6 +31,12 @@ impl Engine {
     }
 
     fn handle_fence(&mut self, epoch: Epoch, losses: Vec<Loss>) {
+        if epoch == self.fence && self.phase == Phase::Deciding {
+            // Asked again: the answer was lost with its connection. Nothing has changed here since.
+            let report = self.report();
+            self.messages.push_back(Upward::Ledger { report });
+            return;
+        }
         if epoch <= self.fence || epoch <= self.epoch || !self.go(Trigger::Fenced) {
             return; // Heard before.
         }
