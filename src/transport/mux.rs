@@ -103,6 +103,12 @@ impl Transport for Mux {
         self.route(to).is_some_and(|transport| transport.post(to, header, payload))
     }
 
+    fn tick(&mut self, now_us: u64) {
+        for named in &mut self.transports {
+            named.transport.tick(now_us);
+        }
+    }
+
     fn progress(&mut self, events: &mut Vec<LinkEvent>) {
         for named in &mut self.transports {
             named.transport.progress(events);
