@@ -78,6 +78,8 @@ pub struct Inner {
     /// Memory of the runtime that an op still reads; dropped when the op is freed.
     keeps: BTreeMap<OpId, Box<dyn std::any::Any + Send>>,
     begun: Option<Begun>,
+    /// Every rank has said good-bye.
+    is_over: bool,
     halted: Option<OpError>,
     next_timeout_ms: u64,
 }
@@ -143,6 +145,7 @@ impl Driver {
             tickets: BTreeMap::new(),
             keeps: BTreeMap::new(),
             begun: None,
+            is_over: false,
             halted: None,
             next_timeout_ms: 0,
         };
@@ -225,6 +228,9 @@ impl Driver {
             if let Some(error) = &inner.halted {
                 return Some(Err(evicted(error)));
             }
+            if inner.is_over {
+                return Some(Ok(Begun::RunOver));
+            }
             inner.begun.take().map(Ok)
         })
     }
@@ -245,7 +251,7 @@ impl Driver {
             if let Some(error) = &inner.halted {
                 return Some(Err(evicted(error)));
             }
-            if inner.begun == Some(Begun::RunOver) {
+            if inner.is_over {
                 return Some(Ok(None));
             }
             inner.executor.engine.rank().map(|rank| Ok(Some(rank)))
@@ -265,11 +271,11 @@ impl Driver {
     pub fn leave(&self) {
         {
             let mut inner = self.lock();
-            if inner.halted.is_none() && inner.begun != Some(Begun::RunOver) {
+            if inner.halted.is_none() && !inner.is_over {
                 inner.executor.engine.handle_leave();
             }
         }
-        self.wait_until(None, |inner| (inner.halted.is_some() || inner.begun == Some(Begun::RunOver)).then_some(()));
+        self.wait_until(None, |inner| (inner.halted.is_some() || inner.is_over).then_some(()));
         self.lock().client.close(Instant::now() + CLOSE_WITHIN);
         self.stop.store(true, Ordering::Release);
         self.bell.ring();
@@ -361,7 +367,7 @@ impl Inner {
                     self.keeps.remove(&op);
                 }
                 Notice::StepBegun { committed } => self.begun = Some(Begun::Step(committed)),
-                Notice::RunOver => self.begun = Some(Begun::RunOver),
+                Notice::RunOver => self.is_over = true,
                 Notice::Halted { error } => {
                     for ticket in std::mem::take(&mut self.tickets).into_values() {
                         ticket.finish(Err(error.clone()));
