@@ -96,7 +96,7 @@ fn policy_now(evidence: &Evidence<'_>) -> Policy {
     });
     match rules.policy {
         Policy::Replace if !evidence.losses.is_empty() && (evidence.fall_back || outside) => rules.fallback,
-        policy => policy,
+        policy @ (Policy::Replace | Policy::Shrink | Policy::Abort) => policy,
     }
 }
 
