@@ -1,0 +1,500 @@
+//! The kernels: one generic body, compiled once for any machine and once for machines with AVX2 and F16C.
+//!
+//! Both give the same bits: lanes are independent, and the compiler never fuses a multiplication and an addition on
+//! its own. A block of lanes is read whole before its result is written, so the result may lie on an input. Nothing
+//! is assumed about alignment.
+
+use half::{bf16, f16};
+use phalanx_core::spec::{Dtype, ReduceOp};
+
+use super::checksum::{LANE_BYTES, skip_lane, take_byte, take_word};
+use super::element::{Element, Larger, Operator, Product, Smaller, Sum};
+use crate::device::Span;
+
+/// Which of the two compilations runs. All give the same bits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Path {
+    /// What every machine of the architecture has.
+    Portable,
+    /// AVX2 and F16C. Only [`Path::detected`] makes one.
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Avx2),
+}
+
+/// Proof that this machine has AVX2 and F16C.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Avx2(());
+
+impl Path {
+    /// The best path of this machine. The standard library asks the processor once and remembers.
+    #[inline]
+    pub(super) fn detected() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c") {
+            return Self::Avx2(Avx2(()));
+        }
+        Self::Portable
+    }
+}
+
+/// The same `bytes` bytes of as many inputs as one kernel takes.
+#[derive(Clone, Copy)]
+pub(super) struct Inputs {
+    starts: Starts,
+    bytes: usize,
+}
+
+#[derive(Clone, Copy)]
+enum Starts {
+    Two([*const u8; 2]),
+    Three([*const u8; 3]),
+    Four([*const u8; 4]),
+    Eight([*const u8; 8]),
+}
+
+impl Inputs {
+    /// The part `offset..offset + bytes` of each input, if there is a kernel for that many inputs.
+    ///
+    /// # Panics
+    /// When the part is not inside an input.
+    pub(super) fn try_new(inputs: &[Span], offset: usize, bytes: usize) -> Option<Self> {
+        let at = |span: &Span| span.part(offset, bytes).start().cast_const();
+        let starts = match inputs {
+            [a, b] => Starts::Two([a, b].map(at)),
+            [a, b, c] => Starts::Three([a, b, c].map(at)),
+            [a, b, c, d] => Starts::Four([a, b, c, d].map(at)),
+            [a, b, c, d, e, f, g, h] => Starts::Eight([a, b, c, d, e, f, g, h].map(at)),
+            _ => return None,
+        };
+        Some(Self { starts, bytes })
+    }
+}
+
+type Fold = unsafe fn(*mut u8, Starts, usize);
+type Divide = unsafe fn(*mut u8, usize, u32);
+
+/// The kernels of one element type on one path; `folds` in the wire order of `ReduceOp`.
+struct Kernels {
+    folds: [Fold; 5],
+    divide: Divide,
+}
+
+struct Row {
+    dtype: Dtype,
+    portable: Kernels,
+    #[cfg(target_arch = "x86_64")]
+    avx2: Kernels,
+}
+
+/// A row: the element type of the portable path, that of the AVX2 path, lanes of a block (two or four vectors).
+const fn row<P: Element, A: Element, const L: usize>(dtype: Dtype) -> Row {
+    Row {
+        dtype,
+        portable: Kernels {
+            folds: [
+                reduce::<P, Sum, L>,
+                reduce::<P, Product, L>,
+                reduce::<P, Smaller, L>,
+                reduce::<P, Larger, L>,
+                reduce::<P, Sum, L>,
+            ],
+            divide: divide::<P, L>,
+        },
+        #[cfg(target_arch = "x86_64")]
+        avx2: Kernels {
+            folds: [
+                reduce_avx2::<A, Sum, L>,
+                reduce_avx2::<A, Product, L>,
+                reduce_avx2::<A, Smaller, L>,
+                reduce_avx2::<A, Larger, L>,
+                reduce_avx2::<A, Sum, L>,
+            ],
+            divide: divide_avx2::<A, L>,
+        },
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+type F16c = f16;
+
+/// In the wire order of `Dtype`.
+static ROWS: [Row; 10] = [
+    row::<f32, f32, 16>(Dtype::F32),
+    row::<f64, f64, 8>(Dtype::F64),
+    row::<f16, F16c, 32>(Dtype::F16),
+    row::<bf16, bf16, 32>(Dtype::BF16),
+    row::<i8, i8, 64>(Dtype::I8),
+    row::<u8, u8, 64>(Dtype::U8),
+    row::<i32, i32, 16>(Dtype::I32),
+    row::<u32, u32, 16>(Dtype::U32),
+    row::<i64, i64, 8>(Dtype::I64),
+    row::<u64, u64, 8>(Dtype::U64),
+];
+
+// A new dtype or reduction must not be folded by another's kernel.
+const _: () = {
+    assert!(Dtype::ALL.len() == 10 && ReduceOp::ALL.len() == 5);
+    let [sum, prod] = [ReduceOp::Sum.to_wire(), ReduceOp::Prod.to_wire()];
+    let [min, max, avg] = [ReduceOp::Min.to_wire(), ReduceOp::Max.to_wire(), ReduceOp::Avg.to_wire()];
+    assert!(sum == 0 && prod == 1 && min == 2 && max == 3 && avg == 4);
+};
+
+fn kernels(path: Path, dtype: Dtype) -> &'static Kernels {
+    let row = &ROWS[usize::from(dtype.to_wire())];
+    debug_assert_eq!(row.dtype, dtype, "kernel rows out of wire order");
+    match path {
+        Path::Portable => &row.portable,
+        #[cfg(target_arch = "x86_64")]
+        Path::Avx2(_) => &row.avx2,
+    }
+}
+
+/// `out[i]` = the canonical tree over `inputs[..][i]`; `out` may be one of the inputs.
+///
+/// # Panics
+/// When `out` has another length than the inputs, or the length is no multiple of the element size.
+pub(super) fn fold(path: Path, dtype: Dtype, reduction: ReduceOp, out: Span, inputs: Inputs) {
+    assert_eq!(out.len(), inputs.bytes, "fold between spans of different length");
+    let elements = elements(dtype, out);
+    let kernel = kernels(path, dtype).folds[usize::from(reduction.to_wire())];
+    // SAFETY: `Inputs::try_new` cut every input to `bytes`, `out` has as many (checked above), and their lenders
+    // promised (`Span::new`) that this memory may be read and written. The instructions exist: a `Path::Avx2` is
+    // only made by `Path::detected`, after it asked the processor.
+    unsafe { kernel(out.start(), inputs.starts, elements) }
+}
+
+/// Divides every element by `divisor`, which is not zero.
+///
+/// # Panics
+/// When the length is no multiple of the element size.
+pub(super) fn quotients(path: Path, dtype: Dtype, values: Span, divisor: u32) {
+    let elements = elements(dtype, values);
+    // SAFETY: `elements` of this size fit the span (`elements`), which its lender promised to be readable and
+    // writable (`Span::new`); the instructions exist as in `fold`.
+    unsafe { (kernels(path, dtype).divide)(values.start(), elements, divisor) }
+}
+
+fn elements(dtype: Dtype, span: Span) -> usize {
+    assert!(span.len().is_multiple_of(dtype.size()), "{} bytes are no whole number of {dtype}", span.len());
+    span.len() / dtype.size()
+}
+
+/// Folds `elements` elements.
+///
+/// # Safety
+/// `out` must be valid for writes and each start for reads of `elements` elements.
+#[inline(always)]
+unsafe fn reduce<E: Element, O: Operator, const L: usize>(out: *mut u8, starts: Starts, elements: usize) {
+    // SAFETY: the caller's promise, passed on unchanged.
+    unsafe {
+        match starts {
+            Starts::Two(s) => sweep::<E, O, L, 2>(out, s, elements),
+            Starts::Three(s) => sweep::<E, O, L, 3>(out, s, elements),
+            Starts::Four(s) => sweep::<E, O, L, 4>(out, s, elements),
+            Starts::Eight(s) => sweep::<E, O, L, 8>(out, s, elements),
+        }
+    }
+}
+
+/// [`reduce`] with the instructions of [`Path::Avx2`].
+///
+/// # Safety
+/// As `reduce`, and the machine must have AVX2 and F16C.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,f16c")]
+unsafe fn reduce_avx2<E: Element, O: Operator, const L: usize>(
+    out: *mut u8,
+    starts: Starts,
+    elements: usize,
+) {
+    // SAFETY: the caller's promise, passed on unchanged.
+    unsafe { reduce::<E, O, L>(out, starts, elements) }
+}
+
+/// Whole blocks of `L` lanes, then what is left one by one.
+///
+/// # Safety
+/// As `reduce`.
+#[inline(always)]
+unsafe fn sweep<E: Element, O: Operator, const L: usize, const N: usize>(
+    out: *mut u8,
+    starts: [*const u8; N],
+    elements: usize,
+) {
+    let mut i = 0;
+    while elements - i >= L {
+        // SAFETY: `i + L <= elements`, for which the caller vouches.
+        unsafe { block::<E, O, L, N>(out, starts, i) };
+        i += L;
+    }
+    while i < elements {
+        // SAFETY: `i + 1 <= elements`, for which the caller vouches.
+        unsafe { block::<E, O, 1, N>(out, starts, i) };
+        i += 1;
+    }
+}
+
+/// `L` elements from element `first` on. All are read before one is written.
+///
+/// # Safety
+/// `out` must be valid for writes and each start for reads of elements `first..first + L`.
+#[inline(always)]
+unsafe fn block<E: Element, O: Operator, const L: usize, const N: usize>(
+    out: *mut u8,
+    starts: [*const u8; N],
+    first: usize,
+) {
+    let offset = first * size_of::<E>();
+    let at = |k: usize| {
+        // SAFETY: the caller vouches for these elements, every bit pattern is an element, and the read asks for no
+        // alignment.
+        unsafe { starts[k].add(offset).cast::<[E; L]>().read_unaligned() }
+    };
+    let two = |k: usize| O::lanes(at(k), at(k + 1));
+    let four = |k: usize| O::lanes(two(k), two(k + 2));
+    const { assert!(N == 2 || N == 3 || N == 4 || N == 8, "no canonical tree written down for this many inputs") };
+    let result = match N {
+        2 => two(0),
+        3 => O::lanes(two(0), at(2)),
+        4 => four(0),
+        _ => O::lanes(four(0), four(4)),
+    };
+    // SAFETY: as for the reads.
+    unsafe { out.add(offset).cast::<[E; L]>().write_unaligned(result) };
+}
+
+/// Divides `elements` elements in place.
+///
+/// # Safety
+/// `values` must be valid for reads and writes of `elements` elements.
+#[inline(always)]
+unsafe fn divide<E: Element, const L: usize>(values: *mut u8, elements: usize, divisor: u32) {
+    let mut i = 0;
+    while elements - i >= L {
+        // SAFETY: `i + L <= elements`, for which the caller vouches.
+        unsafe { divide_block::<E, L>(values.add(i * size_of::<E>()), divisor) };
+        i += L;
+    }
+    while i < elements {
+        // SAFETY: `i + 1 <= elements`, for which the caller vouches.
+        unsafe { divide_block::<E, 1>(values.add(i * size_of::<E>()), divisor) };
+        i += 1;
+    }
+}
+
+/// [`divide`] with the instructions of [`Path::Avx2`].
+///
+/// # Safety
+/// As `divide`, and the machine must have AVX2 and F16C.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,f16c")]
+unsafe fn divide_avx2<E: Element, const L: usize>(values: *mut u8, elements: usize, divisor: u32) {
+    // SAFETY: the caller's promise, passed on unchanged.
+    unsafe { divide::<E, L>(values, elements, divisor) }
+}
+
+/// # Safety
+/// `at` must be valid for reads and writes of `L` elements.
+#[inline(always)]
+unsafe fn divide_block<E: Element, const L: usize>(at: *mut u8, divisor: u32) {
+    let at = at.cast::<[E; L]>();
+    // SAFETY: the caller vouches for these elements; neither access asks for alignment.
+    unsafe { at.write_unaligned(E::quotient_lanes(at.read_unaligned(), divisor)) }
+}
+
+/// Half precision on machines with F16C. Named in kernels of [`Path::Avx2`] only.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct F16c(f16);
+
+#[cfg(target_arch = "x86_64")]
+impl F16c {
+    /// Applies `vector` to eight lanes at a time in f32 and rounds; what is left over goes through `single`.
+    #[inline(always)]
+    fn widened<const L: usize>(
+        mut left: [Self; L],
+        right: [Self; L],
+        vector: impl Fn(std::arch::x86_64::__m256, std::arch::x86_64::__m256) -> std::arch::x86_64::__m256,
+        single: impl Fn(Self, Self) -> Self,
+    ) -> [Self; L] {
+        use std::arch::x86_64::{
+            _CMP_UNORD_Q, _MM_FROUND_TO_NEAREST_INT, _mm_loadu_si128, _mm_storeu_si128, _mm256_blendv_ps,
+            _mm256_castsi256_ps, _mm256_cmp_ps, _mm256_cvtph_ps, _mm256_cvtps_ph, _mm256_set1_epi32,
+        };
+        let whole = L / 8 * 8;
+        for k in (0..whole).step_by(8) {
+            // SAFETY: lanes `k..k + 8` are inside both arrays, the accesses ask for no alignment, and `F16c` is named
+            // only in kernels that `Path::detected` admits.
+            unsafe {
+                let target = left.as_mut_ptr().add(k).cast();
+                let l = _mm256_cvtph_ps(_mm_loadu_si128(target));
+                let r = _mm256_cvtph_ps(_mm_loadu_si128(right.as_ptr().add(k).cast()));
+                let raw = vector(l, r);
+                let nan = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fc0_0000));
+                let one_nan = _mm256_blendv_ps(raw, nan, _mm256_cmp_ps::<_CMP_UNORD_Q>(raw, raw));
+                _mm_storeu_si128(target, _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(one_nan));
+            }
+        }
+        for (l, r) in left.iter_mut().zip(right).skip(whole) {
+            *l = single(*l, r);
+        }
+        left
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Element for F16c {
+    #[inline(always)]
+    fn sum(self, right: Self) -> Self {
+        Self(self.0.sum(right.0))
+    }
+    #[inline(always)]
+    fn product(self, right: Self) -> Self {
+        Self(self.0.product(right.0))
+    }
+    #[inline(always)]
+    fn smaller(self, right: Self) -> Self {
+        Self(self.0.smaller(right.0))
+    }
+    #[inline(always)]
+    fn larger(self, right: Self) -> Self {
+        Self(self.0.larger(right.0))
+    }
+    #[inline(always)]
+    fn quotient(self, divisor: u32) -> Self {
+        Self(self.0.quotient(divisor))
+    }
+
+    #[inline(always)]
+    fn sum_lanes<const L: usize>(left: [Self; L], right: [Self; L]) -> [Self; L] {
+        // SAFETY: `F16c` is named only in kernels of `Path::Avx2`, and AVX2 includes this instruction.
+        Self::widened(left, right, |l, r| unsafe { std::arch::x86_64::_mm256_add_ps(l, r) }, Self::sum)
+    }
+
+    #[inline(always)]
+    fn product_lanes<const L: usize>(left: [Self; L], right: [Self; L]) -> [Self; L] {
+        // SAFETY: as in `sum_lanes`.
+        Self::widened(left, right, |l, r| unsafe { std::arch::x86_64::_mm256_mul_ps(l, r) }, Self::product)
+    }
+
+    #[inline(always)]
+    fn quotient_lanes<const L: usize>(values: [Self; L], divisor: u32) -> [Self; L] {
+        use std::arch::x86_64::{_mm256_div_ps, _mm256_set1_ps};
+        // SAFETY: as in `sum_lanes`.
+        let divided = |l, _| unsafe { _mm256_div_ps(l, _mm256_set1_ps(divisor as f32)) };
+        Self::widened(values, values, divided, |l, _| l.quotient(divisor))
+    }
+}
+
+/// Which instructions compute the checksum. All give the same value.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum CrcPath {
+    /// Tables.
+    Portable,
+    /// The CRC32 instruction of SSE4.2. Only [`detected_crc`] makes one.
+    #[cfg(target_arch = "x86_64")]
+    Sse42(Sse42),
+}
+
+/// Proof that this machine has SSE4.2.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Sse42(());
+
+/// The best path of this machine; remembered as in [`Path::detected`].
+#[inline]
+pub(super) fn detected_crc() -> CrcPath {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("sse4.2") {
+        return CrcPath::Sse42(Sse42(()));
+    }
+    CrcPath::Portable
+}
+
+/// Takes all bytes of `values` into the CRC register.
+pub(super) fn crc(path: CrcPath, register: u32, values: Span) -> u32 {
+    match path {
+        // SAFETY: the span's lender promised that it may be read (`Span::new`).
+        CrcPath::Portable => unsafe { crc_portable(register, values.start(), values.len()) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above; `detected_crc` asked the processor before it made the path.
+        CrcPath::Sse42(_) => unsafe { crc_sse42(register, values.start(), values.len()) },
+    }
+}
+
+/// # Safety
+/// `start` must be valid for reads of `bytes` bytes.
+unsafe fn crc_portable(mut register: u32, start: *const u8, bytes: usize) -> u32 {
+    let mut i = 0;
+    while bytes - i >= 8 {
+        // SAFETY: `i + 8 <= bytes`, for which the caller vouches; the read asks for no alignment.
+        let word = unsafe { start.add(i).cast::<u64>().read_unaligned() };
+        register = take_word(register, u64::from_le(word));
+        i += 8;
+    }
+    while i < bytes {
+        // SAFETY: `i < bytes`, for which the caller vouches.
+        register = take_byte(register, unsafe { *start.add(i) });
+        i += 1;
+    }
+    register
+}
+
+/// # Safety
+/// `start` must be valid for reads of `bytes` bytes, and the machine must have SSE4.2.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "sse4.2")]
+unsafe fn crc_sse42(register: u32, start: *const u8, bytes: usize) -> u32 {
+    use std::arch::x86_64::{_mm_crc32_u8, _mm_crc32_u64};
+    // SAFETY: every use below keeps `at + 8 <= bytes`, for which the caller vouches; no alignment is asked for.
+    let word = |at: usize| unsafe { start.add(at).cast::<u64>().read_unaligned() };
+    let mut register = u64::from(register);
+    let mut i = 0;
+    while bytes - i >= 3 * LANE_BYTES {
+        let (mut second, mut third) = (0, 0);
+        for at in (i..i + LANE_BYTES).step_by(8) {
+            register = _mm_crc32_u64(register, word(at));
+            second = _mm_crc32_u64(second, word(at + LANE_BYTES));
+            third = _mm_crc32_u64(third, word(at + 2 * LANE_BYTES));
+        }
+        let two = skip_lane(register as u32) ^ second as u32;
+        register = u64::from(skip_lane(two) ^ third as u32);
+        i += 3 * LANE_BYTES;
+    }
+    while bytes - i >= 8 {
+        register = _mm_crc32_u64(register, word(i));
+        i += 8;
+    }
+    let mut register = register as u32;
+    while i < bytes {
+        // SAFETY: `i < bytes`, for which the caller vouches.
+        register = _mm_crc32_u8(register, unsafe { *start.add(i) });
+        i += 1;
+    }
+    register
+}
+
+/// Bytes of a partial result that the tree keeps in the first-level cache.
+pub(super) const STRIP_BYTES: usize = 4 << 10;
+
+/// Room for one strip of a partial result, on the stack and not cleared.
+#[repr(align(64))]
+pub(super) struct Strip([std::mem::MaybeUninit<u8>; STRIP_BYTES]);
+
+impl Strip {
+    pub(super) const fn new() -> Self {
+        Self([std::mem::MaybeUninit::uninit(); STRIP_BYTES])
+    }
+
+    /// The first `bytes` bytes, to be written before they are read; valid while the strip lives and stays in place.
+    ///
+    /// # Panics
+    /// When the strip is shorter.
+    pub(super) fn span(&mut self, bytes: usize) -> Span {
+        assert!(bytes <= STRIP_BYTES, "{bytes} bytes of a strip of {STRIP_BYTES}");
+        // SAFETY: the array is that long (checked above) and nobody holds a reference into it.
+        unsafe { Span::new(self.0.as_mut_ptr().cast(), bytes) }
+    }
+}
