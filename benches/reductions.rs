@@ -102,7 +102,9 @@ fn many(c: &mut Criterion) {
                 let spans = spans(&mut blocks);
                 group.throughput(Throughput::Bytes((n + 1) as u64 * bytes as u64));
                 group.bench_function(BenchmarkId::new(dtype.name(), n), |b| {
-                    b.iter(|| cpu::fold_all(dtype, ReduceOp::Sum, black_box(spans[0]), black_box(&spans[1..])));
+                    b.iter(|| {
+                        cpu::fold_all(dtype, ReduceOp::Sum, black_box(spans[0]), black_box(&spans[1..]))
+                    });
                 });
             }
         }

@@ -43,11 +43,7 @@ pub(super) trait Element: Copy + 'static {
 
 /// Applies `f` lane by lane.
 #[inline(always)]
-pub(super) fn zip<E: Copy, const L: usize>(
-    mut left: [E; L],
-    right: [E; L],
-    f: impl Fn(E, E) -> E,
-) -> [E; L] {
+pub(super) fn zip<E: Copy, const L: usize>(mut left: [E; L], right: [E; L], f: impl Fn(E, E) -> E) -> [E; L] {
     for (l, r) in left.iter_mut().zip(right) {
         *l = f(*l, r);
     }
@@ -126,34 +122,53 @@ integers! {
     u64, u64;
 }
 
-/// Floats of every width: bits as unsigned and signed integer, the bits of infinity and of the one NaN, and how to
-/// compute: in which type, how an element gets there, and how it is rounded back, to nearest even.
+/// Floats of every width: bits as unsigned and signed integer, the bits of infinity and of the one NaN, how they are
+/// ordered, and how to compute: in which type, how an element gets there, and how it is rounded back, to nearest even.
 macro_rules! floats {
-    ($($t:ty, $bits:ty, $signed:ty, inf $inf:literal, nan $nan:literal, $wide:ty, $via:expr, $back:expr;)*) => {$(
+    ($($t:ty, $bits:ty, $signed:ty, inf $inf:literal, nan $nan:literal, $order:ident, $wide:ty, $via:expr, $back:expr;)*) => {$(
         impl Element for $t {
             #[inline(always)]
             fn sum(self, right: Self) -> Self { $back($via(self) + $via(right)) }
             #[inline(always)]
             fn product(self, right: Self) -> Self { $back($via(self) * $via(right)) }
-            #[inline(always)]
-            fn smaller(self, right: Self) -> Self {
-                let (l, r) = (self.to_bits(), right.to_bits());
-                let least = if key(l) < key(r) { l } else { r };
-                return Self::from_bits(if is_nan(l) | is_nan(r) { $nan } else { least });
-                floats!(@keys $bits, $signed, $inf);
-            }
-            #[inline(always)]
-            fn larger(self, right: Self) -> Self {
-                let (l, r) = (self.to_bits(), right.to_bits());
-                let most = if key(l) > key(r) { l } else { r };
-                return Self::from_bits(if is_nan(l) | is_nan(r) { $nan } else { most });
-                floats!(@keys $bits, $signed, $inf);
-            }
+            floats!(@order $order, $bits, $signed, inf $inf, nan $nan);
             #[inline(always)]
             fn quotient(self, divisor: u32) -> Self { $back($via(self) / divisor as $wide) }
         }
     )*};
-    // Order of floats as an order of integers: negative ones have all bits but the sign turned over.
+    // By the float's own comparisons, where there are instructions for them. Equal values differ in the sign of a
+    // zero at most: that is set in the smaller of two zeros if it is set in one, in the larger if it is set in both.
+    (@order direct, $bits:ty, $signed:ty, inf $inf:literal, nan $nan:literal) => {
+        #[inline(always)]
+        fn smaller(self, right: Self) -> Self {
+            let (l, r) = (self.to_bits(), right.to_bits());
+            let least = if self < right { l } else if right < self { r } else { l | r };
+            Self::from_bits(if self.is_nan() | right.is_nan() { $nan } else { least })
+        }
+        #[inline(always)]
+        fn larger(self, right: Self) -> Self {
+            let (l, r) = (self.to_bits(), right.to_bits());
+            let most = if self > right { l } else if right > self { r } else { l & r };
+            Self::from_bits(if self.is_nan() | right.is_nan() { $nan } else { most })
+        }
+    };
+    // As an order of integers: negative ones have all bits but the sign turned over.
+    (@order by_bits, $bits:ty, $signed:ty, inf $inf:literal, nan $nan:literal) => {
+        #[inline(always)]
+        fn smaller(self, right: Self) -> Self {
+            let (l, r) = (self.to_bits(), right.to_bits());
+            let least = if key(l) < key(r) { l } else { r };
+            return Self::from_bits(if is_nan(l) | is_nan(r) { $nan } else { least });
+            floats!(@keys $bits, $signed, $inf);
+        }
+        #[inline(always)]
+        fn larger(self, right: Self) -> Self {
+            let (l, r) = (self.to_bits(), right.to_bits());
+            let most = if key(l) > key(r) { l } else { r };
+            return Self::from_bits(if is_nan(l) | is_nan(r) { $nan } else { most });
+            floats!(@keys $bits, $signed, $inf);
+        }
+    };
     (@keys $bits:ty, $signed:ty, $inf:literal) => {
         #[inline(always)]
         fn key(bits: $bits) -> $signed {
@@ -166,10 +181,10 @@ macro_rules! floats {
 }
 
 floats! {
-    f32, u32, i32, inf 0x7f80_0000, nan 0x7fc0_0000, f32, std::convert::identity, one_nan_f32;
-    f64, u64, i64, inf 0x7ff0_0000_0000_0000, nan 0x7ff8_0000_0000_0000, f64, std::convert::identity, one_nan_f64;
-    f16, u16, i16, inf 0x7c00, nan 0x7e00, f32, f16::to_f32_const, round_f16;
-    bf16, u16, i16, inf 0x7f80, nan 0x7fc0, f32, widen_bf16, round_bf16;
+    f32, u32, i32, inf 0x7f80_0000, nan 0x7fc0_0000, direct, f32, std::convert::identity, one_nan_f32;
+    f64, u64, i64, inf 0x7ff0_0000_0000_0000, nan 0x7ff8_0000_0000_0000, direct, f64, std::convert::identity, one_nan_f64;
+    f16, u16, i16, inf 0x7c00, nan 0x7e00, by_bits, f32, f16::to_f32_const, round_f16;
+    bf16, u16, i16, inf 0x7f80, nan 0x7fc0, by_bits, f32, widen_bf16, round_bf16;
 }
 
 #[inline(always)]

@@ -128,7 +128,11 @@ pub fn finish(dtype: Dtype, reduction: ReduceOp, values: Span, contributors: u32
 }
 
 fn finish_on(path: Path, dtype: Dtype, reduction: ReduceOp, values: Span, contributors: u32) {
-    assert!(values.len().is_multiple_of(dtype.size()), "{} bytes are no whole number of {dtype}", values.len());
+    assert!(
+        values.len().is_multiple_of(dtype.size()),
+        "{} bytes are no whole number of {dtype}",
+        values.len()
+    );
     if reduction == ReduceOp::Avg {
         assert!(contributors > 0, "average over no contributor");
         // One contributor: the input comes out as it went in, as it does from `fold_all`.

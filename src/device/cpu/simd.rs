@@ -116,14 +116,14 @@ const fn row<P: Element, A: Element, const L: usize>(dtype: Dtype) -> Row {
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-type F16c = f16;
+type Wide<T> = T;
 
 /// In the wire order of `Dtype`.
 static ROWS: [Row; 10] = [
-    row::<f32, f32, 16>(Dtype::F32),
-    row::<f64, f64, 8>(Dtype::F64),
-    row::<f16, F16c, 32>(Dtype::F16),
-    row::<bf16, bf16, 32>(Dtype::BF16),
+    row::<f32, Wide<f32>, 16>(Dtype::F32),
+    row::<f64, Wide<f64>, 8>(Dtype::F64),
+    row::<f16, Wide<f16>, 16>(Dtype::F16),
+    row::<bf16, Wide<bf16>, 16>(Dtype::BF16),
     row::<i8, i8, 64>(Dtype::I8),
     row::<u8, u8, 64>(Dtype::U8),
     row::<i32, i32, 16>(Dtype::I32),
@@ -245,23 +245,58 @@ unsafe fn block<E: Element, O: Operator, const L: usize, const N: usize>(
     starts: [*const u8; N],
     first: usize,
 ) {
-    let offset = first * size_of::<E>();
-    let at = |k: usize| {
-        // SAFETY: the caller vouches for these elements, every bit pattern is an element, and the read asks for no
-        // alignment.
-        unsafe { starts[k].add(offset).cast::<[E; L]>().read_unaligned() }
-    };
-    let two = |k: usize| O::lanes(at(k), at(k + 1));
-    let four = |k: usize| O::lanes(two(k), two(k + 2));
     const { assert!(N == 2 || N == 3 || N == 4 || N == 8, "no canonical tree written down for this many inputs") };
-    let result = match N {
-        2 => two(0),
-        3 => O::lanes(two(0), at(2)),
-        4 => four(0),
-        _ => O::lanes(four(0), four(4)),
+    let offset = first * size_of::<E>();
+    // SAFETY: the caller vouches for these elements of every input; `k < N` in each arm.
+    let result = unsafe {
+        match N {
+            2 => two::<E, O, L, N>(starts, 0, offset),
+            3 => O::lanes(two::<E, O, L, N>(starts, 0, offset), one::<E, L>(starts[2], offset)),
+            4 => four::<E, O, L, N>(starts, 0, offset),
+            _ => O::lanes(four::<E, O, L, N>(starts, 0, offset), four::<E, O, L, N>(starts, 4, offset)),
+        }
     };
     // SAFETY: as for the reads.
     unsafe { out.add(offset).cast::<[E; L]>().write_unaligned(result) };
+}
+
+/// The lanes at byte `offset` of one input.
+///
+/// # Safety
+/// `start` must be valid for reads of `L` elements at `offset`. (Every bit pattern is an element.)
+#[inline(always)]
+unsafe fn one<E: Element, const L: usize>(start: *const u8, offset: usize) -> [E; L] {
+    // SAFETY: the caller's promise; the read asks for no alignment.
+    unsafe { start.add(offset).cast::<[E; L]>().read_unaligned() }
+}
+
+/// The fold of inputs `k` and `k + 1`. Not a closure: those are not always inlined, and without that nothing here is
+/// a vector instruction.
+///
+/// # Safety
+/// As [`one`], for both.
+#[inline(always)]
+unsafe fn two<E: Element, O: Operator, const L: usize, const N: usize>(
+    starts: [*const u8; N],
+    k: usize,
+    offset: usize,
+) -> [E; L] {
+    // SAFETY: the caller's promise, passed on unchanged.
+    unsafe { O::lanes(one::<E, L>(starts[k], offset), one::<E, L>(starts[k + 1], offset)) }
+}
+
+/// The tree over inputs `k` to `k + 3`.
+///
+/// # Safety
+/// As [`one`], for all four.
+#[inline(always)]
+unsafe fn four<E: Element, O: Operator, const L: usize, const N: usize>(
+    starts: [*const u8; N],
+    k: usize,
+    offset: usize,
+) -> [E; L] {
+    // SAFETY: the caller's promise, passed on unchanged.
+    unsafe { O::lanes(two::<E, O, L, N>(starts, k, offset), two::<E, O, L, N>(starts, k + 2, offset)) }
 }
 
 /// Divides `elements` elements in place.
@@ -303,89 +338,143 @@ unsafe fn divide_block<E: Element, const L: usize>(at: *mut u8, divisor: u32) {
     unsafe { at.write_unaligned(E::quotient_lanes(at.read_unaligned(), divisor)) }
 }
 
-/// Half precision on machines with F16C. Named in kernels of [`Path::Avx2`] only.
+/// A float whose sums, products and quotients are written in AVX2 instructions: left to itself the compiler vectorises
+/// two inputs well, trees of more badly, and half precision not at all. Named in kernels of [`Path::Avx2`] only.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-struct F16c(f16);
+struct Wide<T>(T);
 
 #[cfg(target_arch = "x86_64")]
-impl F16c {
-    /// Applies `vector` to eight lanes at a time in f32 and rounds; what is left over goes through `single`.
-    #[inline(always)]
-    fn widened<const L: usize>(
-        mut left: [Self; L],
-        right: [Self; L],
-        vector: impl Fn(std::arch::x86_64::__m256, std::arch::x86_64::__m256) -> std::arch::x86_64::__m256,
-        single: impl Fn(Self, Self) -> Self,
-    ) -> [Self; L] {
-        use std::arch::x86_64::{
-            _CMP_UNORD_Q, _MM_FROUND_TO_NEAREST_INT, _mm_loadu_si128, _mm_storeu_si128, _mm256_blendv_ps,
-            _mm256_castsi256_ps, _mm256_cmp_ps, _mm256_cvtph_ps, _mm256_cvtps_ph, _mm256_set1_epi32,
-        };
-        let whole = L / 8 * 8;
-        for k in (0..whole).step_by(8) {
-            // SAFETY: lanes `k..k + 8` are inside both arrays, the accesses ask for no alignment, and `F16c` is named
-            // only in kernels that `Path::detected` admits.
-            unsafe {
-                let target = left.as_mut_ptr().add(k).cast();
-                let l = _mm256_cvtph_ps(_mm_loadu_si128(target));
-                let r = _mm256_cvtph_ps(_mm_loadu_si128(right.as_ptr().add(k).cast()));
-                let raw = vector(l, r);
-                let nan = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fc0_0000));
-                let one_nan = _mm256_blendv_ps(raw, nan, _mm256_cmp_ps::<_CMP_UNORD_Q>(raw, raw));
-                _mm_storeu_si128(target, _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(one_nan));
+mod vectors {
+    //! Eight (f64: four) lanes from memory to a register of the type that computes, and back: with the one NaN, and
+    //! rounded to nearest even.
+    #![allow(clippy::wildcard_imports)]
+    use std::arch::x86_64::*;
+
+    /// Declares a load and a store. Each has the instructions enabled itself, else the intrinsics would stay calls.
+    macro_rules! access {
+        ($($load:ident, $store:ident, $register:ty, |$from:ident| $loaded:expr, |$to:ident, $value:ident| $stored:expr;)*) => {$(
+            /// # Safety
+            /// The address must be valid for reads of the lanes.
+            #[inline]
+            #[target_feature(enable = "avx2,f16c")]
+            pub(super) unsafe fn $load($from: *const u8) -> $register {
+                // SAFETY: the caller's promise; no alignment is asked for.
+                unsafe { $loaded }
             }
-        }
-        for (l, r) in left.iter_mut().zip(right).skip(whole) {
-            *l = single(*l, r);
-        }
-        left
+            /// # Safety
+            /// The address must be valid for writes of the lanes.
+            #[inline]
+            #[target_feature(enable = "avx2,f16c")]
+            pub(super) unsafe fn $store($to: *mut u8, $value: $register) {
+                // SAFETY: the caller's promise; no alignment is asked for.
+                unsafe { $stored }
+            }
+        )*};
+    }
+
+    access! {
+        load_f32, store_f32, __m256, |from| _mm256_loadu_ps(from.cast()),
+            |to, value| _mm256_storeu_ps(to.cast(), one_nan(value));
+        load_f64, store_f64, __m256d, |from| _mm256_loadu_pd(from.cast()),
+            |to, value| _mm256_storeu_pd(to.cast(), one_nan_f64(value));
+        load_f16, store_f16, __m256, |from| _mm256_cvtph_ps(_mm_loadu_si128(from.cast())),
+            |to, value| _mm_storeu_si128(to.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(one_nan(value)));
+        load_bf16, store_bf16, __m256,
+            |from| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast())))),
+            |to, value| _mm_storeu_si128(to.cast(), rounded_bf16(one_nan(value)));
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn one_nan(value: __m256) -> __m256 {
+        let nan = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fc0_0000));
+        _mm256_blendv_ps(value, nan, _mm256_cmp_ps::<_CMP_UNORD_Q>(value, value))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn one_nan_f64(value: __m256d) -> __m256d {
+        let nan = _mm256_castsi256_pd(_mm256_set1_epi64x(0x7ff8_0000_0000_0000));
+        _mm256_blendv_pd(value, nan, _mm256_cmp_pd::<_CMP_UNORD_Q>(value, value))
+    }
+
+    /// As `round_bf16` of the element; the one NaN has no bits to round and passes.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn rounded_bf16(value: __m256) -> __m128i {
+        let bits = _mm256_castps_si256(value);
+        let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+        let sum = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+        let high = _mm256_srli_epi32::<16>(sum);
+        // Packs within 128-bit halves; the even quarters hold the eight lanes.
+        let packed = _mm256_permute4x64_epi64::<0b00_00_10_00>(_mm256_packus_epi32(high, high));
+        _mm256_castsi256_si128(packed)
     }
 }
 
+/// A row: element, lanes of a register, how they are loaded and stored, and the instructions of the arithmetic.
 #[cfg(target_arch = "x86_64")]
-impl Element for F16c {
-    #[inline(always)]
-    fn sum(self, right: Self) -> Self {
-        Self(self.0.sum(right.0))
-    }
-    #[inline(always)]
-    fn product(self, right: Self) -> Self {
-        Self(self.0.product(right.0))
-    }
-    #[inline(always)]
-    fn smaller(self, right: Self) -> Self {
-        Self(self.0.smaller(right.0))
-    }
-    #[inline(always)]
-    fn larger(self, right: Self) -> Self {
-        Self(self.0.larger(right.0))
-    }
-    #[inline(always)]
-    fn quotient(self, divisor: u32) -> Self {
-        Self(self.0.quotient(divisor))
-    }
+macro_rules! wide {
+    ($($t:ty, $lanes:literal, $load:ident, $store:ident, $add:ident, $mul:ident, $div:ident, $set:ident, $wide:ty;)*) => {$(
+        impl Element for Wide<$t> {
+            #[inline(always)]
+            fn sum(self, right: Self) -> Self { Self(self.0.sum(right.0)) }
+            #[inline(always)]
+            fn product(self, right: Self) -> Self { Self(self.0.product(right.0)) }
+            #[inline(always)]
+            fn smaller(self, right: Self) -> Self { Self(self.0.smaller(right.0)) }
+            #[inline(always)]
+            fn larger(self, right: Self) -> Self { Self(self.0.larger(right.0)) }
+            #[inline(always)]
+            fn quotient(self, divisor: u32) -> Self { Self(self.0.quotient(divisor)) }
 
-    #[inline(always)]
-    fn sum_lanes<const L: usize>(left: [Self; L], right: [Self; L]) -> [Self; L] {
-        // SAFETY: `F16c` is named only in kernels of `Path::Avx2`, and AVX2 includes this instruction.
-        Self::widened(left, right, |l, r| unsafe { std::arch::x86_64::_mm256_add_ps(l, r) }, Self::sum)
-    }
+            wide!(@lanes sum_lanes, $t, $lanes, $load, $store, std::arch::x86_64::$add, sum);
+            wide!(@lanes product_lanes, $t, $lanes, $load, $store, std::arch::x86_64::$mul, product);
 
-    #[inline(always)]
-    fn product_lanes<const L: usize>(left: [Self; L], right: [Self; L]) -> [Self; L] {
-        // SAFETY: as in `sum_lanes`.
-        Self::widened(left, right, |l, r| unsafe { std::arch::x86_64::_mm256_mul_ps(l, r) }, Self::product)
-    }
+            #[inline(always)]
+            fn quotient_lanes<const L: usize>(values: [Self; L], divisor: u32) -> [Self; L] {
+                wide!(@body values, values, $t, $lanes, $load, $store,
+                    |l, _r| std::arch::x86_64::$div(l, std::arch::x86_64::$set(divisor as $wide)), |l, _r| l.quotient(divisor))
+            }
+        }
+    )*};
+    (@lanes $name:ident, $t:ty, $lanes:literal, $load:ident, $store:ident, $op:path, $single:ident) => {
+        #[inline(always)]
+        fn $name<const L: usize>(left: [Self; L], right: [Self; L]) -> [Self; L] {
+            wide!(@body left, right, $t, $lanes, $load, $store, |l, r| $op(l, r), |l, r| l.$single(r))
+        }
+    };
+    (@body $left:ident, $right:ident, $t:ty, $lanes:literal, $load:ident, $store:ident,
+        |$l:ident, $r:ident| $vector:expr, |$sl:ident, $sr:ident| $single:expr) => {{
+        let mut out = $left;
+        let mut k = 0;
+        while L - k >= $lanes {
+            // SAFETY: lanes `k..k + $lanes` are inside the arrays. `Wide` is named only in kernels of `Path::Avx2`,
+            // so `Path::detected` found the instructions.
+            unsafe {
+                let $l = vectors::$load($left.as_ptr().add(k).cast());
+                let $r = vectors::$load($right.as_ptr().add(k).cast());
+                vectors::$store(out.as_mut_ptr().add(k).cast(), $vector);
+            }
+            k += $lanes;
+        }
+        while k < L {
+            let ($sl, $sr) = ($left[k], $right[k]);
+            out[k] = $single;
+            k += 1;
+        }
+        out
+    }};
+}
 
-    #[inline(always)]
-    fn quotient_lanes<const L: usize>(values: [Self; L], divisor: u32) -> [Self; L] {
-        use std::arch::x86_64::{_mm256_div_ps, _mm256_set1_ps};
-        // SAFETY: as in `sum_lanes`.
-        let divided = |l, _| unsafe { _mm256_div_ps(l, _mm256_set1_ps(divisor as f32)) };
-        Self::widened(values, values, divided, |l, _| l.quotient(divisor))
-    }
+#[cfg(target_arch = "x86_64")]
+wide! {
+    f32, 8, load_f32, store_f32, _mm256_add_ps, _mm256_mul_ps, _mm256_div_ps, _mm256_set1_ps, f32;
+    f64, 4, load_f64, store_f64, _mm256_add_pd, _mm256_mul_pd, _mm256_div_pd, _mm256_set1_pd, f64;
+    f16, 8, load_f16, store_f16, _mm256_add_ps, _mm256_mul_ps, _mm256_div_ps, _mm256_set1_ps, f32;
+    bf16, 8, load_bf16, store_bf16, _mm256_add_ps, _mm256_mul_ps, _mm256_div_ps, _mm256_set1_ps, f32;
 }
 
 /// Which instructions compute the checksum. All give the same value.
