@@ -3,6 +3,8 @@
 //!
 //! Bytes are those of the inputs plus the result. One chunk (256 KiB) per buffer is what a plan folds at a time.
 
+#![allow(missing_docs, reason = "criterion's macro makes public functions")]
+
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -21,7 +23,9 @@ fn buffers(dtype: Dtype, n: usize, bytes: usize) -> Vec<Block> {
         Dtype::BF16 => bf16::from_f32(number(i)).to_le_bytes().to_vec(),
         Dtype::F64 => f64::from(number(i)).to_le_bytes().to_vec(),
         Dtype::F32 => number(i).to_le_bytes().to_vec(),
-        _ => i.to_le_bytes()[..dtype.size()].to_vec(),
+        Dtype::I8 | Dtype::U8 | Dtype::I32 | Dtype::U32 | Dtype::I64 | Dtype::U64 | _ => {
+            i.to_le_bytes()[..dtype.size()].to_vec()
+        }
     };
     (0..n)
         .map(|k| {

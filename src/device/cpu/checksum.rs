@@ -55,9 +55,11 @@ pub(super) fn take_word(register: u32, word: u64) -> u32 {
 
 /// Bytes of each of the three lanes that the processor's instruction works on at once: it takes three cycles, but one
 /// can start in every cycle.
+#[cfg(target_arch = "x86_64")]
 pub(super) const LANE_BYTES: usize = 1024;
 
 /// What a register becomes after `LANE_BYTES` zero bytes, for each of its four bytes: lanes are joined with it.
+#[cfg(target_arch = "x86_64")]
 static LANE: [[u32; 256]; 4] = {
     // The step is linear over xor: 32 one-bit registers say everything.
     let mut columns = [0; 32];
@@ -89,6 +91,7 @@ static LANE: [[u32; 256]; 4] = {
 };
 
 /// The register after `LANE_BYTES` zero bytes.
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub(super) fn skip_lane(register: u32) -> u32 {
     register.to_le_bytes().iter().zip(&LANE).fold(0, |sum, (&byte, table)| sum ^ table[usize::from(byte)])

@@ -125,7 +125,8 @@ integers! {
 /// Floats of every width: bits as unsigned and signed integer, the bits of infinity and of the one NaN, how they are
 /// ordered, and how to compute: in which type, how an element gets there, and how it is rounded back, to nearest even.
 macro_rules! floats {
-    ($($t:ty, $bits:ty, $signed:ty, inf $inf:literal, nan $nan:literal, $order:ident, $wide:ty, $via:expr, $back:expr;)*) => {$(
+    ($($t:ty, $bits:ty, $signed:ty, inf $inf:literal, nan $nan:literal, $order:ident,
+        $wide:ty, $via:expr, $back:expr;)*) => {$(
         impl Element for $t {
             #[inline(always)]
             fn sum(self, right: Self) -> Self { $back($via(self) + $via(right)) }
@@ -136,8 +137,9 @@ macro_rules! floats {
             fn quotient(self, divisor: u32) -> Self { $back($via(self) / divisor as $wide) }
         }
     )*};
-    // By the float's own comparisons, where there are instructions for them. Equal values differ in the sign of a
-    // zero at most: that is set in the smaller of two zeros if it is set in one, in the larger if it is set in both.
+    // By the float's own comparisons: the compiler does not vectorise the order of 64-bit integers. Equal values
+    // differ in the sign of a zero at most: it is set in the smaller one if it is set in either, in the larger
+    // one if it is set in both.
     (@order direct, $bits:ty, $signed:ty, inf $inf:literal, nan $nan:literal) => {
         #[inline(always)]
         fn smaller(self, right: Self) -> Self {
@@ -181,8 +183,9 @@ macro_rules! floats {
 }
 
 floats! {
-    f32, u32, i32, inf 0x7f80_0000, nan 0x7fc0_0000, direct, f32, std::convert::identity, one_nan_f32;
-    f64, u64, i64, inf 0x7ff0_0000_0000_0000, nan 0x7ff8_0000_0000_0000, direct, f64, std::convert::identity, one_nan_f64;
+    f32, u32, i32, inf 0x7f80_0000, nan 0x7fc0_0000, by_bits, f32, std::convert::identity, one_nan_f32;
+    f64, u64, i64, inf 0x7ff0_0000_0000_0000, nan 0x7ff8_0000_0000_0000, direct,
+        f64, std::convert::identity, one_nan_f64;
     f16, u16, i16, inf 0x7c00, nan 0x7e00, by_bits, f32, f16::to_f32_const, round_f16;
     bf16, u16, i16, inf 0x7f80, nan 0x7fc0, by_bits, f32, widen_bf16, round_bf16;
 }

@@ -7,7 +7,9 @@
 use half::{bf16, f16};
 use phalanx_core::spec::{Dtype, ReduceOp};
 
-use super::checksum::{LANE_BYTES, skip_lane, take_byte, take_word};
+#[cfg(target_arch = "x86_64")]
+use super::checksum::{LANE_BYTES, skip_lane};
+use super::checksum::{take_byte, take_word};
 use super::element::{Element, Larger, Operator, Product, Smaller, Sum};
 use crate::device::Span;
 
@@ -354,7 +356,8 @@ mod vectors {
 
     /// Declares a load and a store. Each has the instructions enabled itself, else the intrinsics would stay calls.
     macro_rules! access {
-        ($($load:ident, $store:ident, $register:ty, |$from:ident| $loaded:expr, |$to:ident, $value:ident| $stored:expr;)*) => {$(
+        ($($load:ident, $store:ident, $register:ty,
+            |$from:ident| $loaded:expr, |$to:ident, $value:ident| $stored:expr;)*) => {$(
             /// # Safety
             /// The address must be valid for reads of the lanes.
             #[inline]
@@ -417,7 +420,8 @@ mod vectors {
 /// A row: element, lanes of a register, how they are loaded and stored, and the instructions of the arithmetic.
 #[cfg(target_arch = "x86_64")]
 macro_rules! wide {
-    ($($t:ty, $lanes:literal, $load:ident, $store:ident, $add:ident, $mul:ident, $div:ident, $set:ident, $wide:ty;)*) => {$(
+    ($($t:ty, $lanes:literal, $load:ident, $store:ident,
+        $add:ident, $mul:ident, $div:ident, $set:ident, $wide:ty;)*) => {$(
         impl Element for Wide<$t> {
             #[inline(always)]
             fn sum(self, right: Self) -> Self { Self(self.0.sum(right.0)) }
@@ -436,7 +440,8 @@ macro_rules! wide {
             #[inline(always)]
             fn quotient_lanes<const L: usize>(values: [Self; L], divisor: u32) -> [Self; L] {
                 wide!(@body values, values, $t, $lanes, $load, $store,
-                    |l, _r| std::arch::x86_64::$div(l, std::arch::x86_64::$set(divisor as $wide)), |l, _r| l.quotient(divisor))
+                    |l, _r| std::arch::x86_64::$div(l, std::arch::x86_64::$set(divisor as $wide)),
+                    |l, _r| l.quotient(divisor))
             }
         }
     )*};
