@@ -296,17 +296,13 @@ impl Driver {
     }
 }
 
+/// The error of a call that was made after the member was put out.
 fn evicted(error: &OpError) -> CallError {
-    match error {
-        OpError::Evicted { member, epoch, cause } => {
-            CallError::Evicted { member: *member, epoch: *epoch, cause: cause.clone() }
-        }
-        other => CallError::StepOrder {
-            what: "a call after the end",
-            epoch: phalanx_core::ids::Epoch(0),
-            next: if other.to_string().is_empty() { "" } else { "end this process" },
-        },
+    if let OpError::Evicted { member, epoch, cause } = error {
+        return CallError::Evicted { member: *member, epoch: *epoch, cause: cause.clone() };
     }
+    let next = "end this process; the op that failed has the reason";
+    CallError::StepOrder { what: "a call after the end of this member", epoch: phalanx_core::ids::Epoch(0), next }
 }
 
 impl Inner {

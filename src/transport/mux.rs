@@ -117,7 +117,11 @@ impl Transport for Mux {
 
     fn arm(&mut self) -> bool {
         // Every one is armed, also when an earlier one refuses: disarm undoes all of them.
-        self.transports.iter_mut().fold(true, |quiet, named| named.transport.arm() && quiet)
+        let mut quiet = true;
+        for named in &mut self.transports {
+            quiet &= named.transport.arm();
+        }
+        quiet
     }
 
     fn disarm(&mut self) {
