@@ -96,6 +96,15 @@ impl Communicator {
         Ok(comm)
     }
 
+    /// Waits until this process has a seat, and says which. `None`: the run ended without this spare. A seated process
+    /// need not call it, a spare may: its next [step](Communicator::step) waits too.
+    ///
+    /// # Errors
+    /// When this process was put out of the world.
+    pub fn wait_seated(&self) -> Result<Option<Rank>, Error> {
+        Ok(self.driver.wait_seated()?)
+    }
+
     /// This process's rank in the communicator; `None` for a spare without a seat.
     #[must_use]
     pub fn rank(&self) -> Option<Rank> {

@@ -1,5 +1,8 @@
 //! The `phalanx` command: one file a subcommand.
 
+mod demo;
+mod demo_rank;
+mod demo_run;
 mod options;
 mod run;
 mod world;
@@ -31,6 +34,8 @@ fn main() -> ExitCode {
     let command = args.next().map(|c| c.to_string_lossy().into_owned());
     let rest: Vec<_> = args.collect();
     let result = match command.as_deref() {
+        Some("demo") => demo::run(rest),
+        Some("demo-rank") => demo_rank::run(rest),
         Some("run") => run::run(rest),
         Some("--help" | "-h" | "help") | None => {
             print!("{HELP}");
