@@ -322,6 +322,11 @@ impl Judge<'_> {
         if let Some(why) = tally.unreachable {
             return Verdict::Fail { cause: FailCause::Unrecoverable { losses: losses(), why } };
         }
+        if vacancies && released && !crate::planted!(ShrinkReleased) {
+            // Somebody has gone on with it: not an end by policy, but more lost than promised (P6).
+            let why = format!("{} was released from it, and a chunk of it is lost", named_release(parts));
+            return Verdict::Fail { cause: FailCause::Unrecoverable { losses: losses(), why } };
+        }
         if let Some(cause) = broken {
             // Some caller has been given the error of an earlier op and will not call on.
             return Verdict::Fail { cause: cause.clone() };
@@ -335,10 +340,6 @@ impl Judge<'_> {
                 Some(why) => Verdict::Fail { cause: FailCause::Unrecoverable { losses: losses(), why } },
                 None => Verdict::Repair {},
             };
-        }
-        if released && !crate::planted!(ShrinkReleased) {
-            let why = format!("{} was released from it, and a chunk of it is lost", named_release(parts));
-            return Verdict::Fail { cause: FailCause::Unrecoverable { losses: losses(), why } };
         }
         match self.policy {
             Policy::Shrink => shrink(spec, parts, losses()),

@@ -228,7 +228,9 @@ impl World {
             })
         };
         if self.losses > 0 && c.view().seats.iter().flatten().all(whole) {
-            self.checks.whole_again();
+            if self.checks.whole_again() {
+                self.say(|| "== whole again".to_owned());
+            }
         }
     }
 

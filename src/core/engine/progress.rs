@@ -253,7 +253,7 @@ impl Engine {
         }
     }
 
-    fn after_done(&mut self, id: OpId) {
+    pub(super) fn after_done(&mut self, id: OpId) {
         let Some(c) = self.comms.get_mut(&id.comm) else { return };
         while c.ops.get(&c.done_below).is_some_and(|o| o.done) || (c.done_below < c.step_first) {
             c.done_below = c.done_below.next();

@@ -111,13 +111,16 @@ impl Engine {
             self.messages.push_back(Upward::Mismatch { op: d.id, peer: rank, epoch: self.epoch });
             return;
         }
-        self.note_progress(d, decision);
+        self.note_progress(d, decision, place);
         match &d.verdict {
             Verdict::Keep {} => {
                 if let Some(op) = self.op_mut(d.id) {
                     op.steps.clear();
                     op.confirmed = (0..op.group.len() as u32).map(Rank).collect();
-                    op.done |= op.posted && op.is_whole();
+                    if !op.done && op.posted && op.is_whole() {
+                        op.done = true;
+                        self.after_done(d.id);
+                    }
                 }
             }
             Verdict::Repair {} => self.repair(d, place),
@@ -132,14 +135,20 @@ impl Engine {
         let _ = now_ms;
     }
 
-    /// Which ops are replay for the newcomers and which were cut short by the loss.
-    fn note_progress(&mut self, d: &OpDecision, decision: &Decision) {
-        let old = d.group.iter().zip(&d.held).filter(|(r, _)| !decision.newcomers.contains(r));
-        let cut = old.clone().any(|(_, h)| !matches!(h, Holding::Everything {} | Holding::Satisfied {}));
+    /// Which ops are replay for the newcomers and which were cut short by the loss. An op that is complete here waits
+    /// for nothing.
+    fn note_progress(&mut self, d: &OpDecision, decision: &Decision, place: Rank) {
         let ends = matches!(d.verdict, Verdict::Fail { .. });
-        if cut && !ends {
+        let again = matches!(d.verdict, Verdict::Shrink {});
+        if ends || self.op(d.id).is_some_and(|o| o.done) && !again {
+            return;
+        }
+        let Some(plan) = self.plan_over(d, place) else { return };
+        let old = (0..d.group.len()).filter(|i| !decision.newcomers.contains(&d.group[*i]));
+        let cut = old.into_iter().any(|i| lacks(&plan, &d.held[i], Rank(i as u32)));
+        if cut || again {
             self.resuming.insert(d.id);
-        } else if self.newcomer && !ends {
+        } else if self.newcomer {
             self.replaying.insert(d.id);
         }
     }
@@ -151,14 +160,8 @@ impl Engine {
         let held: Vec<Bitmap> = d.held.iter().map(|h| h.expand(chunks)).collect();
         let satisfied: Vec<bool> = d.held.iter().map(|h| matches!(h, Holding::Satisfied {})).collect();
         let left = residual::residual(&plan, &held, &satisfied, &vacant);
-        let lacks = |i: usize| {
-            plan.chunks.iter().enumerate().any(|(k, chunk)| {
-                let due = plan.spread.receives(chunk.owner, Rank(i as u32), plan.world_size);
-                due && !held[i].has(ChunkId(k as u32))
-            })
-        };
         let confirmed: BTreeSet<Rank> = (0..d.group.len())
-            .filter(|i| satisfied[*i] || vacant[*i] || !lacks(*i))
+            .filter(|i| vacant[*i] || !lacks(&plan, &d.held[*i], Rank(*i as u32)))
             .map(|i| Rank(i as u32))
             .collect();
         let twice = crate::planted!(CountTwice) && self.newcomer;
@@ -321,6 +324,17 @@ impl Engine {
             self.transfer = Some(Transfer { op, committed: state.committed, incoming: mine.is_some() });
         }
     }
+}
+
+/// Whether the rank at `place` with these holdings lacks something it is due.
+fn lacks(plan: &Plan, held: &Holding, place: Rank) -> bool {
+    if matches!(held, Holding::Satisfied {}) {
+        return false;
+    }
+    let has = held.expand(plan.chunks.len() as u32);
+    plan.chunks.iter().enumerate().any(|(k, chunk)| {
+        plan.spread.receives(chunk.owner, place, plan.world_size) && !has.has(ChunkId(k as u32))
+    })
 }
 
 fn state_plan(state: &StateDecision, rank: Rank, world_size: u32, chunk_bytes: u64) -> Plan {

@@ -67,6 +67,7 @@ impl Checkers {
     /// A decision was written.
     pub fn decided(&mut self, decision: &Decision) {
         self.seats.decided(decision, &mut self.violations);
+        self.uniform.decided(decision);
     }
 
     /// A violation seen elsewhere.
@@ -80,9 +81,9 @@ impl Checkers {
         self.promised = promised;
     }
 
-    /// Everything is whole again: the budget is renewed.
-    pub fn whole_again(&mut self) {
-        self.budget.clear();
+    /// Everything is whole again: the budget is renewed. False: nothing was spent of it.
+    pub fn whole_again(&mut self) -> bool {
+        !std::mem::take(&mut self.budget).is_empty()
     }
 
     /// A member was declared dead: what it says from here on does not count (P2, last sentence).

@@ -3,7 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use phalanx_core::ids::{MemberId, OpId, Rank};
+use phalanx_core::ids::{CommId, MemberId, OpId, OpSeq, Rank};
+use phalanx_core::spec::Collective;
+use phalanx_core::wire::message::{Decision, FailCause, Verdict};
 
 use super::Finished;
 use crate::sim::caller::hash;
@@ -24,9 +26,27 @@ pub struct Uniform {
     lost: BTreeSet<MemberId>,
     /// Ops that ended while more was lost than promised: there P2 gives no promise.
     beyond: BTreeSet<OpId>,
+    /// Per communicator, the first op that was lost with the only rank that had its result.
+    lost_with_owner: BTreeMap<CommId, OpSeq>,
 }
 
 impl Uniform {
+    /// A result that only its owner has is made again from all inputs: where no spare comes it is lost with the
+    /// owner, and the communicator with it. Partials kept before the owner would save it; they are not built yet
+    /// (docs/testing.md, what is not covered).
+    pub(super) fn decided(&mut self, decision: &Decision) {
+        for op in &decision.ops {
+            let single = matches!(op.spec.collective, Collective::Reduce | Collective::ReduceScatter);
+            if single && matches!(op.verdict, Verdict::Fail { cause: FailCause::Unrecoverable { .. } }) {
+                self.lost_with_owner.entry(op.id.comm).or_insert(op.id.seq);
+            }
+        }
+    }
+
+    fn owner_only(&self, op: OpId) -> bool {
+        self.lost_with_owner.get(&op.comm).is_some_and(|first| *first <= op.seq)
+    }
+
     pub(super) fn lost(&mut self, member: MemberId) {
         self.lost.insert(member);
         // A verdict that only the dead one had binds nobody under shrink (P2).
@@ -40,10 +60,7 @@ impl Uniform {
         if let Err(text) = &f.result
             && text.contains("more than is promised")
         {
-            // A result that only its owner has is made again from all inputs: where no spare comes it is lost with the
-            // owner. Partials kept before the owner would save it; they are not built yet (README, known gaps).
-            let single = text.contains("(reduce(") || text.contains("(reduce_scatter(");
-            if !is_beyond && !single {
+            if !is_beyond && !self.owner_only(f.op) {
                 violations
                     .push(format!("P6 within the promise: {} at {} ({}): {text}", f.op, f.member, f.rank));
             }
