@@ -123,7 +123,7 @@ impl Engine {
                     }
                 }
             }
-            Verdict::Repair {} => self.repair(d, place),
+            Verdict::Repair {} => self.repair(d, decision, place),
             Verdict::Shrink {} => self.run_again(d, place),
             Verdict::Fail { cause } => {
                 if let Some(op) = self.op_mut(d.id) {
@@ -153,19 +153,25 @@ impl Engine {
         }
     }
 
-    fn repair(&mut self, d: &OpDecision, place: Rank) {
+    fn repair(&mut self, d: &OpDecision, decision: &Decision, place: Rank) {
         let Some(plan) = self.plan_over(d, place) else { return };
         let chunks = plan.chunks.len() as u32;
         let vacant: Vec<bool> = d.group.iter().map(|r| self.view.occupant(*r).is_none()).collect();
-        let held: Vec<Bitmap> = d.held.iter().map(|h| h.expand(chunks)).collect();
+        let mut held: Vec<Bitmap> = d.held.iter().map(|h| h.expand(chunks)).collect();
+        let twice = crate::planted!(CountTwice) && !decision.newcomers.is_empty();
+        if twice {
+            held.fill(Bitmap::empty(chunks));
+        }
         let satisfied: Vec<bool> = d.held.iter().map(|h| matches!(h, Holding::Satisfied {})).collect();
         let left = residual::residual(&plan, &held, &satisfied, &vacant);
         let confirmed: BTreeSet<Rank> = (0..d.group.len())
             .filter(|i| vacant[*i] || !lacks(&plan, &d.held[*i], Rank(*i as u32)))
             .map(|i| Rank(i as u32))
             .collect();
-        let twice = crate::planted!(CountTwice) && self.newcomer;
         let Some(op) = self.op_mut(d.id) else { return };
+        if twice {
+            op.held = Bitmap::empty(chunks);
+        }
         op.plan = Arc::clone(&plan);
         op.attempt = d.attempt;
         op.group.clone_from(&d.group);
@@ -174,7 +180,7 @@ impl Engine {
         op.confirmed = confirmed;
         op.overdue = false;
         match left {
-            Ok(left) => op.steps = Steps::new(if twice { plan } else { Arc::new(left) }),
+            Ok(left) => op.steps = Steps::new(Arc::new(left)),
             // The coordinator judged with the same rules; a plan it could not make is a verdict it would not give.
             Err(error) => panic!("{} on {}: the verdict is repair, but {error}", d.id, op.place),
         }

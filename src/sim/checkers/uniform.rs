@@ -8,12 +8,14 @@ use phalanx_core::spec::Collective;
 use phalanx_core::wire::message::{Decision, FailCause, Verdict};
 
 use super::Finished;
+use phalanx_core::error::OpError;
 use crate::sim::caller::hash;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Seen {
     Contributors(Vec<Rank>),
-    Failed,
+    /// The same typed error, down to its cause.
+    Failed(Option<FailCause>),
 }
 
 /// Remembers every verdict.
@@ -28,6 +30,8 @@ pub struct Uniform {
     beyond: BTreeSet<OpId>,
     /// Per communicator, the first op that was lost with the only rank that had its result.
     lost_with_owner: BTreeMap<CommId, OpSeq>,
+    /// The caller has ops that are not retained: a newcomer cannot be served those, within the promise or not.
+    pub(super) unretained: bool,
 }
 
 impl Uniform {
@@ -55,12 +59,16 @@ impl Uniform {
 
     pub(super) fn finished(&mut self, f: &Finished, is_beyond: bool, violations: &mut Vec<String>) {
         if self.lost.contains(&f.member) {
+            if f.result.is_ok() {
+                violations.push(format!(
+                    "P5 lease: {} returns from {} with success after it was declared dead",
+                    f.member, f.op
+                ));
+            }
             return;
         }
-        if let Err(text) = &f.result
-            && text.contains("more than is promised")
-        {
-            if !is_beyond && !self.owner_only(f.op) {
+        if let Err(Some(text @ OpError::Failed { cause: FailCause::Unrecoverable { .. }, .. })) = &f.result {
+            if !is_beyond && !self.unretained && !self.owner_only(f.op) {
                 violations
                     .push(format!("P6 within the promise: {} at {} ({}): {text}", f.op, f.member, f.rank));
             }
@@ -71,8 +79,9 @@ impl Uniform {
         }
         let seen = match &f.result {
             Ok((contributors, _)) => Seen::Contributors(contributors.clone()),
-            Err(text) if text.contains("is out of the view") => return,
-            Err(_) => Seen::Failed,
+            Err(Some(OpError::Evicted { .. })) => return,
+            Err(Some(OpError::Failed { cause, .. })) => Seen::Failed(Some(cause.clone())),
+            Err(_) => Seen::Failed(None),
         };
         match self.verdicts.get(&f.op) {
             Some((before, by)) if *before != seen => violations.push(format!(
@@ -118,7 +127,7 @@ mod tests {
         assert!(found.is_empty());
         uniform.finished(&done(3, &[2]), false, &mut found);
         assert_eq!(found.len(), 1);
-        let failed = Finished { result: Err("lost".into()), ..done(4, &[]) };
+        let failed = Finished { result: Err(None), ..done(4, &[]) };
         uniform.finished(&failed, false, &mut found);
         assert_eq!(found.len(), 2, "{found:?}");
     }
