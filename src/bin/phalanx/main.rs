@@ -1,5 +1,8 @@
 //! The `phalanx` command: one file a subcommand.
 
+mod bench;
+mod bench_overhead;
+mod bench_rank;
 mod options;
 mod run;
 mod world;
@@ -32,6 +35,8 @@ fn main() -> ExitCode {
     let rest: Vec<_> = args.collect();
     let result = match command.as_deref() {
         Some("run") => run::run(rest),
+        Some("bench") => bench::run(rest),
+        Some("bench-rank") => bench_rank::run(rest),
         Some("--help" | "-h" | "help") | None => {
             print!("{HELP}");
             Ok(0)
