@@ -1,20 +1,18 @@
 //! The collectives. Sizes are in elements; every rank calls the same with the same sizes.
 
-use std::sync::Arc;
-
 use phalanx_core::algorithms::select::{Reproducibility, choose};
 use phalanx_core::engine::{CallShape, Retention};
 use phalanx_core::ids::Rank;
 use phalanx_core::spec::{Algorithm, Collective, Dtype, ReduceOp, Spec};
 
-use super::{Buffer, Communicator, Element, Error, Work};
+use super::{Communicator, Element, Error};
 use crate::device::Span;
 
 /// Ranks whose input is in a result.
 pub type Contributors = Vec<Rank>;
 
 impl Communicator {
-    fn spec(
+    pub(super) fn spec(
         &self,
         collective: Collective,
         dtype: Dtype,
@@ -128,62 +126,13 @@ impl Communicator {
         let spec = self.spec(Collective::Barrier, Dtype::U8, ReduceOp::Sum, 0, Rank(0), None);
         self.run(spec, false, Span::empty(), Span::empty())
     }
-
-    /// As [`Communicator::all_reduce`], over a buffer that is retained by reference: no copy is made inside a step.
-    ///
-    /// # Errors
-    /// As [`Communicator::start_all_reduce`].
-    pub fn all_reduce_buffer<T: Element>(&mut self, buffer: &mut Buffer<T>, op: ReduceOp) -> Result<Contributors, Error> {
-        let ticket = self.post_all_reduce(buffer, op, None)?;
-        Ok(self.driver.wait(&ticket)?)
-    }
-
-    /// As [`Communicator::all_reduce_buffer`] by a named algorithm.
-    ///
-    /// # Errors
-    /// As [`Communicator::start_all_reduce`], and when the algorithm cannot.
-    pub fn all_reduce_by<T: Element>(
-        &mut self,
-        buffer: &mut Buffer<T>,
-        op: ReduceOp,
-        algorithm: Algorithm,
-    ) -> Result<Contributors, Error> {
-        let ticket = self.post_all_reduce(buffer, op, Some(algorithm))?;
-        Ok(self.driver.wait(&ticket)?)
-    }
-
-    /// Starts an all-reduce in place and returns at once.
-    ///
-    /// # Errors
-    /// When the buffer holds a result of the open step that a newcomer may ask for; when the call is refused.
-    pub fn start_all_reduce<T: Element>(&mut self, buffer: Buffer<T>, op: ReduceOp) -> Result<Work<T>, Error> {
-        let ticket = self.post_all_reduce(&buffer, op, None)?;
-        self.driver.kick();
-        Ok(Work { driver: Arc::clone(&self.driver), ticket, buffer })
-    }
-
-    fn post_all_reduce<T: Element>(
-        &mut self,
-        buffer: &Buffer<T>,
-        op: ReduceOp,
-        algorithm: Option<Algorithm>,
-    ) -> Result<Arc<crate::driver::Ticket>, Error> {
-        if buffer.is_retained() {
-            let what = super::buffer::Retained.to_string();
-            return Err(Error::Size { call: "all_reduce", what });
-        }
-        let spec = self.spec(Collective::AllReduce, T::DTYPE, op, buffer.len(), Rank(0), algorithm);
-        let shape = CallShape { in_place: true, retention: Retention::ByReference };
-        let memory = (buffer.span(), buffer.span());
-        Ok(self.driver.post(self.comm, spec, shape, memory, Some(buffer.keep()))?)
-    }
 }
 
 fn lend<T: Element>(input: &[T], output: &mut [T]) -> (Span, Span) {
     (Span::lend_shared(bytemuck::cast_slice(input)), Span::lend(bytemuck::cast_slice_mut(output)))
 }
 
-fn must(call: &'static str, which: &str, is: usize, wants: usize) -> Result<(), Error> {
+pub(super) fn must(call: &'static str, which: &str, is: usize, wants: usize) -> Result<(), Error> {
     if is == wants {
         return Ok(());
     }

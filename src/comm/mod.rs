@@ -10,6 +10,7 @@ use crate::config::{Config, ConfigError};
 use crate::driver::Driver;
 
 mod buffer;
+mod by_reference;
 mod collectives;
 mod connect;
 mod element;

@@ -3,6 +3,9 @@
 mod demo;
 mod demo_rank;
 mod demo_run;
+mod bench;
+mod bench_overhead;
+mod bench_rank;
 mod options;
 mod run;
 mod world;
@@ -37,6 +40,8 @@ fn main() -> ExitCode {
         Some("demo") => demo::run(rest),
         Some("demo-rank") => demo_rank::run(rest),
         Some("run") => run::run(rest),
+        Some("bench") => bench::run(rest),
+        Some("bench-rank") => bench_rank::run(rest),
         Some("--help" | "-h" | "help") | None => {
             print!("{HELP}");
             Ok(0)
