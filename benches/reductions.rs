@@ -23,7 +23,7 @@ fn buffers(dtype: Dtype, n: usize, bytes: usize) -> Vec<Block> {
         Dtype::BF16 => bf16::from_f32(number(i)).to_le_bytes().to_vec(),
         Dtype::F64 => f64::from(number(i)).to_le_bytes().to_vec(),
         Dtype::F32 => number(i).to_le_bytes().to_vec(),
-        Dtype::I8 | Dtype::U8 | Dtype::I32 | Dtype::U32 | Dtype::I64 | Dtype::U64 | _ => {
+        Dtype::I8 | Dtype::U8 | Dtype::I32 | Dtype::U32 | Dtype::I64 | Dtype::U64 => {
             i.to_le_bytes()[..dtype.size()].to_vec()
         }
     };

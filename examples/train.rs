@@ -30,7 +30,8 @@ fn main() -> Result<(), phalanx::Error> {
     while let Some(gradient) = comm.step(STEPS, &mut model, |step, model| {
         // A function of the state, the step's number and the rank: a newcomer computes the same.
         let rank = step.comm.rank().unwrap_or_default();
-        let sampling = Sampling { seed: 1, images: digits.train.len(), world_size: step.comm.world_size(), batch: 256 };
+        let sampling =
+            Sampling { seed: 1, images: digits.train.len(), world_size: step.comm.world_size(), batch: 256 };
         let shard = sampling.shard(phalanx::core::ids::StepId(step.index()), rank);
         let mut learner = model.0.clone();
         learner.learn(&digits.train, &shard);

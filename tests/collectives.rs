@@ -1,5 +1,7 @@
 //! Every collective and element type between real processes, on both transports: ranks are this test binary again.
 
+#![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+
 use phalanx::core::policy::{Policy, Rules};
 use phalanx::launch::{World, WorldSpec};
 use phalanx::{Buffer, Communicator, Element, Rank, ReduceOp};

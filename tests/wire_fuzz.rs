@@ -1,6 +1,8 @@
 //! Damaged frames: every decoder ends with a value or an error, never with a panic. The base of the run is printed; set
 //! `WIRE_FUZZ_ROUNDS` for a longer one.
 
+#![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+
 use phalanx::core::bitmap::Bitmap;
 use phalanx::core::coordinator::Record;
 use phalanx::core::ids::{Attempt, ChunkId, CommId, DomainId, Epoch, MemberId, OpId, OpSeq, Rank};

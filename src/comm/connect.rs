@@ -94,7 +94,11 @@ fn host_id() -> u64 {
 fn local_address(coordinator: &str) -> IpAddr {
     let route = || {
         let target = coordinator.to_socket_addrs().ok()?.next()?;
-        let any: IpAddr = if target.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { std::net::Ipv6Addr::UNSPECIFIED.into() };
+        let any: IpAddr = if target.is_ipv4() {
+            Ipv4Addr::UNSPECIFIED.into()
+        } else {
+            std::net::Ipv6Addr::UNSPECIFIED.into()
+        };
         let probe = UdpSocket::bind((any, 0)).ok()?;
         // Connecting a datagram socket sends nothing; it only chooses the route.
         probe.connect(target).ok()?;
@@ -129,7 +133,9 @@ fn prover(key: JobKey, me: MemberId) -> ProveFactory {
             Side::Connect(to) => {
                 Handshake::connect(&key, Hello { purpose: Purpose::DataShm, member: me, receiver: to })
             }
-            Side::Accept => Handshake::accept(&key, Hello { purpose: Purpose::DataShm, member: me, receiver: me }),
+            Side::Accept => {
+                Handshake::accept(&key, Hello { purpose: Purpose::DataShm, member: me, receiver: me })
+            }
         };
         shake.map(|s| Box::new(Prover(s)) as Box<dyn Prove>).map_err(|e| e.to_string())
     })

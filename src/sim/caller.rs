@@ -341,7 +341,10 @@ impl Caller {
                 let mut now = vec![0; chunk.len as usize * size];
                 open.input.span().part(at, now.len()).read(&mut now);
                 if now != open.original[at..at + now.len()] {
-                    return Some(format!("I3 buffer: k{k} of {id} is neither Input nor Final at {}", self.member));
+                    return Some(format!(
+                        "I3 buffer: k{k} of {id} is neither Input nor Final at {}",
+                        self.member
+                    ));
                 }
             }
         }
@@ -400,10 +403,8 @@ pub fn input_bytes(
     state: u64,
 ) -> Vec<u8> {
     let value = |i: u64| mix(&[s.seed, step, index as u64, u64::from(rank.0), i, state]);
-    match spec.dtype {
-        Dtype::F32 => {
-            (from..from + len).flat_map(|i| ((value(i) >> 40) as f32 / 1024.0).to_le_bytes()).collect()
-        }
-        _ => (from..from + len).flat_map(|i| value(i).to_le_bytes()).collect(),
+    if spec.dtype == Dtype::F32 {
+        return (from..from + len).flat_map(|i| ((value(i) >> 40) as f32 / 1024.0).to_le_bytes()).collect();
     }
+    (from..from + len).flat_map(|i| value(i).to_le_bytes()).collect()
 }

@@ -3,8 +3,8 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
-use phalanx_core::coordinator::{Coordinator, Record, WorldEvent};
 use phalanx_core::bitmap::Bitmap;
+use phalanx_core::coordinator::{Coordinator, Record, WorldEvent};
 use phalanx_core::engine::{Engine, Op};
 use phalanx_core::ids::{ChunkId, DomainId, MemberId, OpId, Rank};
 use phalanx_core::plan::Spread;
@@ -234,10 +234,9 @@ impl World {
                 m.alive && m.executor.engine.epoch() == c.epoch() && m.executor.engine.is_whole_again()
             })
         };
-        if self.losses > 0 && c.view().seats.iter().flatten().all(whole) {
-            if self.checks.whole_again() {
-                self.say(|| "== whole again".to_owned());
-            }
+        let is_whole = self.losses > 0 && c.view().seats.iter().flatten().all(whole);
+        if is_whole && self.checks.whole_again() {
+            self.say(|| "== whole again".to_owned());
         }
     }
 
@@ -257,7 +256,8 @@ impl World {
     fn check_holders(&mut self) {
         let s = &self.scenario;
         let calm = self.coordinator.as_ref().filter(|c| c.is_steady());
-        let (Some(c), true) = (calm, self.count.is_multiple_of(32) && !s.unretained && s.odd.is_none()) else {
+        let (Some(c), true) = (calm, self.count.is_multiple_of(32) && !s.unretained && s.odd.is_none())
+        else {
             return;
         };
         let seated = || c.view().seats.iter().flatten().filter_map(|m| self.members.get(m));
@@ -460,7 +460,11 @@ impl World {
             WorldEvent::Decided(d) => moment == Moment::Decided && d.view.epoch.0 > 1,
             WorldEvent::Reached(_, _, Milestone::StateHeld {}) => moment == Moment::StateHeld,
             WorldEvent::Reached(_, _, Milestone::Replayed {}) => moment == Moment::Replayed,
-            _ => false,
+            WorldEvent::Formed
+            | WorldEvent::Reached(..)
+            | WorldEvent::SpareMissing(_)
+            | WorldEvent::Finished
+            | WorldEvent::SpareReady(_) => false,
         };
         if now {
             self.scenario.follow = None;
@@ -489,7 +493,12 @@ impl World {
                 let at = self.now_us + self.random.below(3_000_000);
                 self.at(at, Event::NewSpare);
             }
-            _ => {}
+            WorldEvent::Formed
+            | WorldEvent::Fenced(_)
+            | WorldEvent::Reached(..)
+            | WorldEvent::SpareMissing(_)
+            | WorldEvent::Finished
+            | WorldEvent::SpareReady(_) => {}
         }
     }
 

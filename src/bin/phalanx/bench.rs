@@ -109,9 +109,10 @@ impl Task {
         if factor < 2 || min == 0 || min > max {
             return Err("sizes go from --min to --max (min 1) by --factor (2 or more)".to_owned());
         }
-        let sizes = match collective {
-            Collective::Barrier => vec![0],
-            _ => std::iter::successors(Some(min), |s| s.checked_mul(factor).filter(|s| *s <= max)).collect(),
+        let sizes = if collective == Collective::Barrier {
+            vec![0]
+        } else {
+            std::iter::successors(Some(min), |s| s.checked_mul(factor).filter(|s| *s <= max)).collect()
         };
         let ops_per_step: u32 = options.get("ops-per-step", 16)?;
         if ops_per_step == 0 {
@@ -247,7 +248,8 @@ pub fn run(args: Vec<OsString>) -> Result<i32, String> {
         task.print_head();
     }
     let printer = task.clone();
-    let rows = task.measure(move |row| if json { printer.print_json(row) } else { printer.print_row(row) })?;
+    let rows =
+        task.measure(move |row| if json { printer.print_json(row) } else { printer.print_row(row) })?;
     Ok(i32::from(rows.iter().any(|row| row.wrong > 0)))
 }
 

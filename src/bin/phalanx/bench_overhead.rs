@@ -90,7 +90,8 @@ fn interval(list: &[f64]) -> (f64, f64) {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut medians: Vec<f64> = (0..RESAMPLES)
         .map(|_| {
-            let mut sample: Vec<f64> = (0..list.len()).map(|_| list[(next(&mut state) % list.len() as u64) as usize]).collect();
+            let mut sample: Vec<f64> =
+                (0..list.len()).map(|_| list[(next(&mut state) % list.len() as u64) as usize]).collect();
             median(&mut sample)
         })
         .collect();

@@ -190,7 +190,8 @@ impl RankTask {
         let sum = |at: usize| (0..n).map(|r| given(r, at, n)).sum::<u8>();
         let mut wrong = 0;
         for pair in &*pairs {
-            let part = if self.collective == Collective::AllGather { pair.input.len() } else { pair.output.len() };
+            let part =
+                if self.collective == Collective::AllGather { pair.input.len() } else { pair.output.len() };
             let expected = |at: usize| match self.collective {
                 Collective::AllReduce | Collective::Reduce => sum(at),
                 Collective::ReduceScatter => sum(rank * part + at),

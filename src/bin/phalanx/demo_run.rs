@@ -109,7 +109,9 @@ impl Show {
     }
 
     fn draw(&mut self) {
-        let Some(display) = self.display.as_mut().filter(|_| self.drawn.elapsed() >= DRAW_EVERY) else { return };
+        let Some(display) = self.display.as_mut().filter(|_| self.drawn.elapsed() >= DRAW_EVERY) else {
+            return;
+        };
         // A closed output is not the run's error.
         let _ = display.render(&mut std::io::stdout().lock());
         self.drawn = Instant::now();
@@ -135,7 +137,8 @@ pub fn play(training: &Training, kill: Option<Kill>, show: &mut Show) -> Result<
     let tell_line = tell.clone();
     let mut spec = spec(training, kill);
     // A line waits in the channel, not in the pipe: the rank that printed it goes on.
-    spec.output = Output::Pipe(Arc::new(move |line| drop(tell_line.send((Instant::now(), News::Line(line))))));
+    spec.output =
+        Output::Pipe(Arc::new(move |line| drop(tell_line.send((Instant::now(), News::Line(line))))));
     let mut world = World::spawn(spec, move |event, _| {
         drop(tell.send((Instant::now(), News::World(event.clone()))));
     })
@@ -155,7 +158,10 @@ pub fn play(training: &Training, kill: Option<Kill>, show: &mut Show) -> Result<
                     break code;
                 }
                 if heard.elapsed() > SILENCE_MAX {
-                    eprintln!("phalanx: no rank has reported for {} s; the run is ended", SILENCE_MAX.as_secs());
+                    eprintln!(
+                        "phalanx: no rank has reported for {} s; the run is ended",
+                        SILENCE_MAX.as_secs()
+                    );
                     break CODE_SILENT;
                 }
             }
@@ -282,8 +288,6 @@ impl Run {
             | WorldEvent::Formed
             | WorldEvent::SpareMissing(_)
             | WorldEvent::Finished => {}
-            // Of no consequence here, whatever else a later version may tell.
-            _ => {}
         }
     }
 

@@ -1,11 +1,11 @@
 //! The `phalanx` command: one file a subcommand.
 
-mod demo;
-mod demo_rank;
-mod demo_run;
 mod bench;
 mod bench_overhead;
 mod bench_rank;
+mod demo;
+mod demo_rank;
+mod demo_run;
 mod options;
 mod run;
 mod world;

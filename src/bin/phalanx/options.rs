@@ -98,7 +98,8 @@ impl Options {
             Some('g' | 'G') => (&trimmed[..trimmed.len() - 1], 1 << 30),
             _ => (trimmed, 1),
         };
-        let number: u64 = digits.parse().map_err(|_| format!("--{name} {text}: write bytes, as in 65536, 64K or 16M"))?;
+        let number: u64 =
+            digits.parse().map_err(|_| format!("--{name} {text}: write bytes, as in 65536, 64K or 16M"))?;
         number.checked_mul(unit).ok_or_else(|| format!("--{name} {text} is too large"))
     }
 }

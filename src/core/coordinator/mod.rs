@@ -36,7 +36,6 @@ wire!(struct Record { epoch, decision, losses });
 
 /// Something a watcher of the world wants to know.
 #[derive(Clone, PartialEq, Eq, Debug)]
-#[non_exhaustive]
 pub enum WorldEvent {
     /// Every seat is taken for the first time.
     Formed,

@@ -23,8 +23,11 @@ struct Call {
     /// Of every rank of `group`; shared by all who called the same.
     inputs: Rc<Vec<Vec<u8>>>,
     /// The whole result by contributors.
-    results: Rc<RefCell<BTreeMap<Vec<Rank>, Rc<Vec<u8>>>>>,
+    results: Results,
 }
+
+/// Whole results by contributor set, computed once.
+type Results = Rc<RefCell<BTreeMap<Vec<Rank>, Rc<Vec<u8>>>>>;
 
 /// Remembers what was called.
 #[derive(Debug, Default)]
@@ -121,7 +124,9 @@ fn reduce<'a>(spec: &Spec, inputs: impl Iterator<Item = &'a [u8]> + Clone) -> Ve
                 let words = inputs.clone().map(|b| word(b, i));
                 let value = match spec.reduction {
                     ReduceOp::Max => words.max().unwrap_or(0),
-                    _ => words.fold(0, u64::wrapping_add),
+                    ReduceOp::Sum | ReduceOp::Prod | ReduceOp::Min | ReduceOp::Avg => {
+                        words.fold(0, u64::wrapping_add)
+                    }
                 };
                 value.to_le_bytes().to_vec()
             }

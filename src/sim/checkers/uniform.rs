@@ -8,8 +8,8 @@ use phalanx_core::spec::Collective;
 use phalanx_core::wire::message::{Decision, FailCause, Verdict};
 
 use super::Finished;
-use phalanx_core::error::OpError;
 use crate::sim::caller::hash;
+use phalanx_core::error::OpError;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Seen {
