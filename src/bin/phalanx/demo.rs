@@ -14,7 +14,8 @@ use crate::demo_run::{self, Kill, Outcome, Show, Training};
 use crate::options::{self, Options, Takes};
 use crate::world;
 
-const USAGE: &str = "phalanx demo [--ranks N] [--spares M] [--kill WHOM] [--transport T] [--steps K] [--seed N] [--json]";
+const USAGE: &str =
+    "phalanx demo [--ranks N] [--spares M] [--kill WHOM] [--transport T] [--steps K] [--seed N] [--json]";
 
 const OPTIONS: &[options::Option_] = &[
     ("ranks", Takes::Value, "ranks of the world (4)"),
@@ -61,7 +62,9 @@ impl FromStr for Wanted {
 /// was asked for, hit an all-reduce in flight.
 pub fn run(args: Vec<OsString>) -> Result<i32, String> {
     let Some(options) = options::parse(USAGE, OPTIONS, args)? else { return Ok(0) };
-    if let Some(word) = options.words.first().cloned().or(options.rest.first().map(|w| w.display().to_string())) {
+    if let Some(word) =
+        options.words.first().cloned().or(options.rest.first().map(|w| w.display().to_string()))
+    {
         return Err(format!("`{word}` is no option; usage: {USAGE}"));
     }
     let training = training(&options)?;
@@ -90,10 +93,10 @@ pub fn run(args: Vec<OsString>) -> Result<i32, String> {
         println!("{}", summary.to_json());
     } else {
         show.finish(&summary);
-        if let Some(stall_ms) = summary.stall_ms {
-            let hit = if summary.kill_in_flight { "in flight when its rank died" } else { "NOT in flight" };
+        if kill.is_some() {
+            let hit =
+                if summary.kill_in_flight { "in flight at the fence" } else { "NOT in flight at the fence" };
             println!("{:<22}{hit}", "the all-reduce was");
-            println!("{:<22}{stall_ms:.2} ms longer than an undisturbed step", "it took");
         }
     }
     let hit = kill.is_none() || summary.kill_in_flight;
@@ -136,9 +139,11 @@ fn kill(options: &Options, training: &Training) -> Result<Option<Kill>, String> 
         }
     };
     if training.ranks < 2 || training.spares == 0 {
-        return Err("a kill needs a second rank that holds the state and a spare: use --ranks 2 and --spares 1, \
+        return Err(
+            "a kill needs a second rank that holds the state and a spare: use --ranks 2 and --spares 1, \
                     or more; or --kill none"
-            .to_owned());
+                .to_owned(),
+        );
     }
     if kill.rank.0 >= training.ranks || kill.step.0 >= training.steps {
         return Err(format!(

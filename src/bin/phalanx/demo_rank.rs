@@ -14,7 +14,8 @@ use phalanx::{Buffer, Communicator, Error, ReduceOp, Regions, State, Step};
 
 use crate::options::{self, Takes};
 
-const USAGE: &str = "phalanx demo-rank --steps K --seed N [--kill-step S --late-rank R] (started by `phalanx demo`)";
+const USAGE: &str =
+    "phalanx demo-rank --steps K --seed N [--kill-step S --late-rank R] (started by `phalanx demo`)";
 
 const OPTIONS: &[options::Option_] = &[
     ("steps", Takes::Value, "steps of the run"),
