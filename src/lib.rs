@@ -6,12 +6,17 @@
 pub use phalanx_core as core;
 
 pub mod auth;
+pub mod comm;
 pub mod config;
-pub mod demo;
 pub mod control;
+pub mod demo;
 pub mod device;
 pub mod driver;
 pub mod launch;
 pub mod sim;
 pub mod sync;
 pub mod transport;
+
+pub use comm::{Buffer, Communicator, Element, Error, Regions, State, Step, Work};
+pub use phalanx_core::ids::Rank;
+pub use phalanx_core::spec::ReduceOp;

@@ -30,6 +30,12 @@ pub enum Mutant {
     OldMember,
     /// A rank goes on after its lease.
     IgnoreLease,
+    /// The top ranks of a tree do not wait for one another (rule R2).
+    NoTopRule,
+    /// Ranks are counted where rule R2 counts failure domains.
+    CountRanks,
+    /// A repair serves every lacking rank from one holder, out of path order.
+    OutOfOrder,
 }
 
 impl Mutant {
@@ -48,6 +54,9 @@ impl Mutant {
         Self::StaleLedger,
         Self::OldMember,
         Self::IgnoreLease,
+        Self::NoTopRule,
+        Self::CountRanks,
+        Self::OutOfOrder,
     ];
 }
 

@@ -83,10 +83,13 @@ pub struct Rules {
     pub domains_lost_max: u32,
     /// Most bytes of a chunk.
     pub chunk_bytes_max: u32,
+    /// Ops up to so many bytes skip the release wait: a copy of their result is kept instead (rule R2).
+    pub retain_bytes: u32,
 }
 
 wire!(struct Rules {
-    world_size, policy, fallback, replace_within_ms, op_timeout_ms, lease_ms, domains_lost_max, chunk_bytes_max
+    world_size, policy, fallback, replace_within_ms, op_timeout_ms, lease_ms, domains_lost_max, chunk_bytes_max,
+    retain_bytes
 });
 
 impl Rules {
@@ -102,6 +105,7 @@ impl Rules {
             lease_ms: units::LEASE_MS,
             domains_lost_max: units::DOMAINS_LOST_MAX,
             chunk_bytes_max: units::SLOT_BYTES as u32,
+            retain_bytes: units::RETAIN_BYTES as u32,
         }
     }
 }

@@ -96,7 +96,7 @@ fn policy_now(evidence: &Evidence<'_>) -> Policy {
     });
     match rules.policy {
         Policy::Replace if !evidence.losses.is_empty() && (evidence.fall_back || outside) => rules.fallback,
-        policy => policy,
+        policy @ (Policy::Replace | Policy::Shrink | Policy::Abort) => policy,
     }
 }
 
@@ -190,8 +190,19 @@ impl Judge<'_> {
     fn op_seqs(&self, comm: CommId, step_first: OpSeq) -> BTreeSet<OpSeq> {
         self.comm_reports(comm)
             .flat_map(|(_, _, c)| c.ops.iter().map(|o| o.seq))
+            .chain(self.failures_to_come(comm))
             .filter(|seq| *seq >= step_first)
             .collect()
+    }
+
+    /// Ops that ended with an error which some rank has not called yet: it must get the same one.
+    fn failures_to_come(&self, comm: CommId) -> impl Iterator<Item = OpSeq> {
+        let first_open = self.comm_reports(comm).map(|(_, _, c)| c.next).min().unwrap_or_default();
+        let last = self.evidence.last.into_iter().flat_map(|l| &l.ops);
+        last.filter(move |o| {
+            o.id.comm == comm && o.id.seq >= first_open && matches!(o.verdict, Verdict::Fail { .. })
+        })
+        .map(|o| o.id.seq)
     }
 
     /// The error that later calls of a communicator get: a seat of it is vacant and nobody will take it.
@@ -216,9 +227,13 @@ impl Judge<'_> {
             .comm_reports(id.comm)
             .filter_map(|(rank, _, c)| Some((rank, c.ops.iter().find(|o| o.seq == id.seq)?)))
             .collect();
+        let decided = self.evidence.last.and_then(|l| l.ops.iter().find(|o| o.id == id));
+        if let Some(failed) = decided.filter(|d| matches!(d.verdict, Verdict::Fail { .. })) {
+            // An error binds like an attempt does: somebody may have been given it.
+            return failed.clone();
+        }
         let (first_rank, first) = records[0];
         let spec = first.spec;
-        let decided = self.evidence.last.and_then(|l| l.ops.iter().find(|o| o.id == id));
         let newest = records.iter().map(|(_, o)| (o.attempt, &o.group)).max_by_key(|(attempt, _)| *attempt);
         let (attempt, group) = match (decided, newest) {
             (Some(d), Some((a, _))) if d.attempt >= a => (d.attempt, d.group.clone()),
@@ -322,6 +337,11 @@ impl Judge<'_> {
         if let Some(why) = tally.unreachable {
             return Verdict::Fail { cause: FailCause::Unrecoverable { losses: losses(), why } };
         }
+        if vacancies && released && !crate::planted!(ShrinkReleased) {
+            // Somebody has gone on with it: not an end by policy, but more lost than promised (P6).
+            let why = format!("{} was released from it, and a chunk of it is lost", named_release(parts));
+            return Verdict::Fail { cause: FailCause::Unrecoverable { losses: losses(), why } };
+        }
         if let Some(cause) = broken {
             // Some caller has been given the error of an earlier op and will not call on.
             return Verdict::Fail { cause: cause.clone() };
@@ -335,10 +355,6 @@ impl Judge<'_> {
                 Some(why) => Verdict::Fail { cause: FailCause::Unrecoverable { losses: losses(), why } },
                 None => Verdict::Repair {},
             };
-        }
-        if released && !crate::planted!(ShrinkReleased) {
-            let why = format!("{} was released from it, and a chunk of it is lost", named_release(parts));
-            return Verdict::Fail { cause: FailCause::Unrecoverable { losses: losses(), why } };
         }
         match self.policy {
             Policy::Shrink => shrink(spec, parts, losses()),
@@ -389,11 +405,10 @@ fn shrink(spec: &Spec, parts: &[Part<'_>], losses: Vec<Loss>) -> Verdict {
         Collective::Broadcast | Collective::Reduce if !root_lives => {
             Verdict::Fail { cause: FailCause::RankLost { losses } }
         }
-        Collective::Broadcast
-        | Collective::Reduce
-        | Collective::AllGather
-        | Collective::ReduceScatter
-        | Collective::State => Verdict::Fail { cause: FailCause::ShapeChanged { losses } },
+        Collective::Broadcast | Collective::Reduce => Verdict::Shrink {},
+        Collective::AllGather | Collective::ReduceScatter | Collective::State => {
+            Verdict::Fail { cause: FailCause::ShapeChanged { losses } }
+        }
     }
 }
 

@@ -197,6 +197,66 @@ impl Block {
     }
 }
 
+/// A block that several owners keep alive: a buffer that the runtime may still read after the caller let go of it.
+#[derive(Debug, Clone)]
+pub struct SharedBlock {
+    start: Span,
+    block: std::sync::Arc<Block>,
+}
+
+// SAFETY: the memory is plain bytes; who may touch them when is decided by the owners (`comm::Buffer` counts the ops
+// that read it and hands out references only while none can write).
+unsafe impl Sync for SharedBlock {}
+
+impl SharedBlock {
+    /// Zeroed memory.
+    #[must_use]
+    pub fn zeroed(bytes: usize) -> Self {
+        let mut block = Block::zeroed(bytes);
+        Self { start: block.span(), block: std::sync::Arc::new(block) }
+    }
+
+    /// The whole block; valid while a clone of this lives.
+    #[must_use]
+    pub const fn span(&self) -> Span {
+        self.start
+    }
+
+    /// The bytes, to read. The caller sees to it that nobody writes meanwhile.
+    #[must_use]
+    pub(crate) fn bytes(&self) -> &[u8] {
+        debug_assert_eq!(self.block.len(), self.start.len());
+        // SAFETY: the block is alive through `self.block`, moving an `Arc` does not move it, and no op writes to a
+        // `comm::Buffer` while its owner can call this (the owner gave it away, or waits).
+        unsafe { std::slice::from_raw_parts(self.start.start(), self.start.len()) }
+    }
+
+    /// The bytes, to write. The caller sees to it that nobody reads or writes meanwhile.
+    #[must_use]
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `bytes`; the caller (`comm::Buffer::as_mut_slice`) has checked that no op reads the memory, and
+        // holds the only handle that can start one.
+        unsafe { std::slice::from_raw_parts_mut(self.start.start(), self.start.len()) }
+    }
+}
+
+impl Span {
+    /// Lends a slice for an op. The caller keeps its borrow until the op is over and nothing of it is read any more.
+    #[must_use]
+    pub(crate) fn lend(bytes: &mut [u8]) -> Self {
+        // SAFETY: `comm` holds the borrow until the driver says that the op is freed (see `comm::collectives`).
+        unsafe { Self::new(bytes.as_mut_ptr(), bytes.len()) }
+    }
+
+    /// Lends a slice that is only ever read, as [`Span::lend`].
+    #[must_use]
+    pub(crate) fn lend_shared(bytes: &[u8]) -> Self {
+        // SAFETY: as in `lend`; inputs of ops are never written (only an op in place writes to its input, and that one
+        // is lent by `lend`).
+        unsafe { Self::new(bytes.as_ptr().cast_mut(), bytes.len()) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

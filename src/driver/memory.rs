@@ -131,7 +131,12 @@ impl OpMemory {
         // A reduced result that only one rank gets is made again from the inputs; others are handed on.
         let of = match op.spec.collective {
             Collective::ReduceScatter | Collective::Reduce => Place::Input,
-            _ => Place::Output,
+            Collective::AllReduce
+            | Collective::AllGather
+            | Collective::Broadcast
+            | Collective::Barrier
+            | Collective::Commit
+            | Collective::State => Place::Output,
         };
         let source = if of == Place::Input { self.input } else { self.output };
         let mut copy = Block::zeroed(source.len());

@@ -295,8 +295,6 @@ impl Supervisor {
             | WorldEvent::Reached(..)
             | WorldEvent::SpareMissing(_)
             | WorldEvent::SpareReady(_) => {}
-            // Of no consequence here, whatever else a later version may tell.
-            _ => {}
         }
     }
 

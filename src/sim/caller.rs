@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use phalanx_core::engine::{CallShape, Retention};
+use phalanx_core::engine::{CallShape, Engine};
 use phalanx_core::error::OpError;
+use phalanx_core::ids::ChunkId;
 use phalanx_core::ids::{MemberId, OpId, Rank};
 use phalanx_core::policy::Policy;
 use phalanx_core::spec::{Collective, Dtype, Spec};
@@ -11,7 +12,7 @@ use phalanx_core::spec::{Collective, Dtype, Spec};
 use super::checkers::{Checkers, Finished};
 use super::net::SimTransport;
 use super::random::mix;
-use super::scenario::{PlannedOp, Scenario};
+use super::scenario::{OddCall, PlannedOp, SECOND, Scenario};
 use crate::device::{Block, Span};
 use crate::driver::{Executor, Notice, StateRegions};
 
@@ -32,6 +33,10 @@ struct Open {
     input: Block,
     output: Option<Block>,
     over: bool,
+    /// The input as it was called, where the result replaces it.
+    original: Vec<u8>,
+    /// Its result goes into the state.
+    counts: bool,
 }
 
 /// The program of one member.
@@ -43,7 +48,9 @@ pub struct Caller {
     state: Block,
     state_words: usize,
     open: BTreeMap<OpId, Open>,
-    results: Vec<u64>,
+    results: BTreeMap<usize, u64>,
+    /// Results got so far.
+    pub completed: u32,
     /// How it ended, if not by finishing.
     pub error: Option<String>,
     /// The process has nothing left to do for others either.
@@ -69,7 +76,8 @@ impl Caller {
             state,
             state_words,
             open: BTreeMap::new(),
-            results: Vec::new(),
+            results: BTreeMap::new(),
+            completed: 0,
             error: None,
             gone: false,
         }
@@ -105,6 +113,9 @@ impl Caller {
                     if x.engine.rank().is_none() {
                         return false;
                     }
+                    if !self.join_second(x, s) {
+                        return true;
+                    }
                     self.at = At::Calling(0);
                     return true;
                 }
@@ -131,22 +142,29 @@ impl Caller {
         checks: &mut Checkers,
         now_ms: u64,
     ) -> bool {
-        let ops = s.ops(self.step);
+        let Some(rank) = x.engine.rank() else { return false };
+        let ops = s.program(self.step, rank);
         let waiting = self.open.values().any(|o| !o.over);
         if waiting && (!s.asynchronous || index == ops.len()) {
             return false;
         }
         if index < ops.len() {
             self.at = At::Calling(index + 1);
-            return self.post(index, ops[index], x, s, checks, now_ms);
+            return self.post(ops[index], x, s, checks, now_ms);
         }
         if s.rules.policy == Policy::Replace {
             self.at = At::Committing;
             return match x.engine.handle_commit(now_ms) {
                 Ok(id) => {
                     x.attach(id, Span::empty(), Span::empty());
-                    let nothing =
-                        Open { index: usize::MAX, input: Block::zeroed(0), output: None, over: false };
+                    let nothing = Open {
+                        index: usize::MAX,
+                        input: Block::zeroed(0),
+                        output: None,
+                        over: false,
+                        original: Vec::new(),
+                        counts: false,
+                    };
                     self.open.insert(id, nothing);
                     true
                 }
@@ -160,8 +178,7 @@ impl Caller {
 
     fn post(
         &mut self,
-        index: usize,
-        op: PlannedOp,
+        (index, mut op): (usize, PlannedOp),
         x: &mut Executor<SimTransport>,
         s: &Scenario,
         checks: &mut Checkers,
@@ -169,25 +186,37 @@ impl Caller {
     ) -> bool {
         let Some(rank) = x.engine.rank() else { return self.fail(x, "no rank") };
         let hash = self.state_hash();
-        let n = s.rules.world_size;
+        let group = s.group(op.comm);
+        let n = group.len() as u32;
+        let place = Rank(group.iter().position(|r| *r == rank).unwrap_or(0) as u32);
+        if op.spec.collective == Collective::AllReduce && op.comm != SECOND {
+            match s.odd {
+                Some(OddCall::Other(odd)) if odd == rank.0 => op.spec.count += 1,
+                Some(OddCall::Never(odd)) if odd == rank.0 => return self.end(x),
+                Some(OddCall::Other(_) | OddCall::Never(_)) | None => {}
+            }
+        }
         let size = op.spec.dtype.size();
-        let (input_from, input_len) = op.spec.input_range(rank, n);
-        let output_len = op.spec.output_range(rank, n).1;
+        let (input_from, input_len) = op.spec.input_range(place, n);
+        let output_len = op.spec.output_range(place, n).1;
         let mut input = Block::zeroed(input_len as usize * size);
-        input.span().write(&input_bytes(s, self.step, index, rank, &op.spec, input_from, input_len, hash));
+        let original = input_bytes(s, self.step, index, rank, &op.spec, input_from, input_len, hash);
+        input.span().write(&original);
         let in_place = op.in_place && input_len == output_len;
         let mut output = (!in_place).then(|| Block::zeroed(output_len as usize * size));
         if let Some(o) = &mut output {
             o.span().write(&vec![GARBAGE; o.len()]);
         }
-        let retention = if op.by_copy { Retention::Copy } else { Retention::ByReference };
-        let shape = CallShape { in_place, retention };
+        let shape = CallShape { in_place, retention: op.retention };
         let spans = (input.span(), output.as_mut().map_or_else(|| input.span(), Block::span));
-        match x.engine.handle_post(phalanx_core::engine::WORLD, op.spec, shape, now_ms) {
+        match x.engine.handle_post(op.comm, op.spec, shape, now_ms) {
             Ok(id) => {
                 x.attach(id, spans.0, spans.1);
                 checks.called(s, self.member, id, (self.step, index), &op.spec, hash);
-                self.open.insert(id, Open { index, input, output, over: false });
+                let counts = op.comm != SECOND
+                    && matches!(op.spec.collective, Collective::AllReduce | Collective::AllGather);
+                let original = if in_place { original } else { Vec::new() };
+                self.open.insert(id, Open { index, input, output, over: false, original, counts });
                 true
             }
             Err(error) => self.fail(x, &error.to_string()),
@@ -208,6 +237,9 @@ impl Caller {
                 self.asked = false;
                 self.at = At::Calling(0);
                 self.results.clear();
+                if !self.join_second(x, s) {
+                    return;
+                }
                 if self.step >= u64::from(s.steps) {
                     // A newcomer that came after the last step: nothing is left to do.
                     self.end(x);
@@ -242,13 +274,14 @@ impl Caller {
     ) {
         let Some(open) = self.open.get_mut(&id) else { return };
         open.over = true;
+        let counts = open.counts;
         let result = if let Ok(contributors) = &outcome {
             let block = open.output.as_mut().unwrap_or(&mut open.input);
             let mut bytes = vec![0; block.len()];
             block.span().read(&mut bytes);
             Ok((contributors.clone(), bytes))
         } else {
-            Err(outcome.clone().err().map(|e| e.to_string()).unwrap_or_default())
+            Err(outcome.clone().err())
         };
         let index = open.index;
         if !retained {
@@ -256,6 +289,9 @@ impl Caller {
         }
         if let Some(rank) = x.engine.rank() {
             checks.finished(&Finished { member: self.member, rank, op: id, result: result.clone() });
+            if let Ok((contributors, _)) = &result {
+                checks.shrunk |= contributors.len() < s.group(id.comm).len();
+            }
         }
         match outcome {
             Ok(_) if index == usize::MAX => {
@@ -265,12 +301,9 @@ impl Caller {
             }
             // What a rank gets differs by kind; the state takes only what is the same everywhere.
             Ok(_) => {
-                let same = matches!(
-                    s.ops(self.step)[index].spec.collective,
-                    Collective::AllReduce | Collective::AllGather
-                );
-                if let (true, Ok((_, bytes))) = (same, &result) {
-                    self.results.push(hash(bytes));
+                self.completed += 1;
+                if let (true, Ok((_, bytes))) = (counts, &result) {
+                    self.results.insert(index, hash(bytes));
                 }
             }
             Err(error) => {
@@ -279,8 +312,47 @@ impl Caller {
         }
     }
 
+    /// Makes the second communicator; a newcomer knows it already.
+    fn join_second(&mut self, x: &mut Executor<SimTransport>, s: &Scenario) -> bool {
+        if x.engine.rank().is_none_or(|r| !s.split.contains(&r)) {
+            return true;
+        }
+        match x.engine.handle_split(SECOND, s.split.clone()) {
+            Ok(()) => true,
+            Err(error) => {
+                self.fail(x, &error.to_string());
+                false
+            }
+        }
+    }
+
+    /// I3: a chunk of a buffer that its result replaces is Input, byte for byte, until it is Final.
+    pub fn spoiled_input(&mut self, engine: &Engine) -> Option<String> {
+        for (id, open) in self.open.iter_mut().filter(|(_, o)| !o.over && !o.original.is_empty()) {
+            let Some(op) = engine.op(*id) else { continue };
+            let size = op.spec.dtype.size();
+            let (from, len) = op.plan.spec.input_range(op.place, op.plan.world_size);
+            for (k, chunk) in op.plan.chunks.iter().enumerate() {
+                let inside = chunk.start >= from && chunk.start + chunk.len <= from + len;
+                if !inside || op.held.has(ChunkId(k as u32)) {
+                    continue;
+                }
+                let at = (chunk.start - from) as usize * size;
+                let mut now = vec![0; chunk.len as usize * size];
+                open.input.span().part(at, now.len()).read(&mut now);
+                if now != open.original[at..at + now.len()] {
+                    return Some(format!(
+                        "I3 buffer: k{k} of {id} is neither Input nor Final at {}",
+                        self.member
+                    ));
+                }
+            }
+        }
+        None
+    }
+
     fn update(&mut self) {
-        let seen = mix(&self.results);
+        let seen = mix(&self.results.values().copied().collect::<Vec<_>>());
         self.results.clear();
         let mut bytes = vec![0; self.state_words * 8];
         self.state.span().read(&mut bytes);
@@ -331,10 +403,8 @@ pub fn input_bytes(
     state: u64,
 ) -> Vec<u8> {
     let value = |i: u64| mix(&[s.seed, step, index as u64, u64::from(rank.0), i, state]);
-    match spec.dtype {
-        Dtype::F32 => {
-            (from..from + len).flat_map(|i| ((value(i) >> 40) as f32 / 1024.0).to_le_bytes()).collect()
-        }
-        _ => (from..from + len).flat_map(|i| value(i).to_le_bytes()).collect(),
+    if spec.dtype == Dtype::F32 {
+        return (from..from + len).flat_map(|i| ((value(i) >> 40) as f32 / 1024.0).to_le_bytes()).collect();
     }
+    (from..from + len).flat_map(|i| value(i).to_le_bytes()).collect()
 }

@@ -1,5 +1,7 @@
 //! What one seed draws: the shape of the world, what is called, what goes wrong.
 
+use phalanx_core::engine::Retention;
+use phalanx_core::ids::CommId;
 use phalanx_core::policy::{Policy, Rules};
 use phalanx_core::spec::{Algorithm, Collective, Dtype, ReduceOp, Spec};
 use phalanx_core::{ids::Rank, plan};
@@ -19,6 +21,32 @@ pub enum Fault {
     Stop(u32),
     /// The coordinator dies and comes back from its store.
     RestartCoordinator,
+    /// So many ranks in a row are killed at once.
+    KillRun(u32, u32),
+}
+
+/// A moment of a recovery at which a second fault may strike.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Moment {
+    /// A loss is declared: the fence is being written.
+    Declared,
+    /// Every survivor has answered the fence.
+    Fenced,
+    /// The next view is written.
+    Decided,
+    /// A newcomer has the state.
+    StateHeld,
+    /// A newcomer has replayed.
+    Replayed,
+}
+
+/// One rank's program differs from the others' at one all-reduce.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OddCall {
+    /// It calls another count.
+    Other(u32),
+    /// It never calls it.
+    Never(u32),
 }
 
 /// Everything a run depends on.
@@ -42,12 +70,59 @@ pub struct Scenario {
     pub asynchronous: bool,
     /// Faults by virtual time in microseconds.
     pub faults: Vec<(u64, Fault)>,
+    /// A second death when a recovery gets so far: the occupant of a rank.
+    pub follow: Option<(Moment, u32)>,
+    /// When a rank has got its so manieth result, it and the ranks after it die: (rank, results, ranks).
+    pub after_release: Option<(u32, u32, u32)>,
+    /// World ranks of a second communicator; empty: there is none.
+    pub split: Vec<Rank>,
+    /// A rank whose program is wrong.
+    pub odd: Option<OddCall>,
+    /// Some ops of a step are not retained: `Replace` cannot serve those.
+    pub unretained: bool,
 }
 
 impl Scenario {
     /// Draws the scenario of a seed.
     #[must_use]
     pub fn draw(seed: u64) -> Self {
+        let mut s = Self::basic(seed);
+        let mut r = Random::new(mix(&[seed, 9]));
+        let n = s.rules.world_size;
+        let rank = r.below(u64::from(n)) as u32;
+        s.rules.retain_bytes = r.pick(&[0u32, 64, 64 * 1024]);
+        match r.below(10) {
+            0 | 1 => {
+                let moments =
+                    [Moment::Declared, Moment::Fenced, Moment::Decided, Moment::StateHeld, Moment::Replayed];
+                s.follow = Some((r.pick(&moments), rank));
+            }
+            2..5 => s.after_release = Some((rank, r.between(1, 4) as u32, r.pick(&[1u32, 1, 2, 3]))),
+            5 if n > 1 => {
+                s.odd = Some(if r.chance(50) { OddCall::Other(rank) } else { OddCall::Never(rank) });
+                s.rules.op_timeout_ms = 300;
+                s.asynchronous = false;
+                if r.chance(70) {
+                    s.faults.clear();
+                }
+            }
+            6 => s.faults.push((500 + r.below(5_000), Fault::KillRun(rank, r.pick(&[2u32, 2, 3])))),
+            _ => {}
+        }
+        if n >= 3 && r.chance(25) {
+            // More than half of the ranks: it is never lost whole within the promise.
+            let leave_out = r.below(u64::from(n.div_ceil(2))) as u32;
+            let first = r.below(u64::from(n)) as u32;
+            s.split = (0..n - leave_out).map(|i| Rank((first + i) % n)).collect();
+            s.split.sort_unstable();
+        }
+        s.unretained = s.rules.policy == Policy::Replace && r.chance(5);
+        s
+    }
+
+    /// The first, plain draw; seeds kept from it stay what they were.
+    #[must_use]
+    pub fn basic(seed: u64) -> Self {
         let mut r = Random::new(seed);
         let world_size = r.pick(&[1, 2, 2, 3, 3, 4, 4, 5, 6, 8, 9, 12]) as u32;
         let policy =
@@ -86,12 +161,67 @@ impl Scenario {
             delay_us_max,
             asynchronous: r.chance(40),
             faults,
+            follow: None,
+            after_release: None,
+            split: Vec::new(),
+            odd: None,
+            unretained: false,
         }
+    }
+
+    /// The same calls with nothing going wrong.
+    #[must_use]
+    pub fn undisturbed(&self) -> Self {
+        Self { faults: Vec::new(), follow: None, after_release: None, ..self.clone() }
+    }
+
+    /// World ranks of a communicator.
+    #[must_use]
+    pub fn group(&self, comm: CommId) -> Vec<Rank> {
+        if comm == SECOND { self.split.clone() } else { (0..self.rules.world_size).map(Rank).collect() }
+    }
+
+    /// What a rank calls in a step, in its own order: communicators are interleaved differently by each rank where it
+    /// does not wait for each op.
+    #[must_use]
+    pub fn program(&self, step: u64, rank: Rank) -> Vec<(usize, PlannedOp)> {
+        let ops: Vec<(usize, PlannedOp)> = self.ops(step).into_iter().enumerate().collect();
+        let (second, first): (Vec<_>, Vec<_>) = ops.iter().copied().partition(|(_, o)| o.comm == SECOND);
+        let second = if self.split.contains(&rank) { second } else { Vec::new() };
+        if !self.asynchronous {
+            return ops.into_iter().filter(|(_, o)| o.comm != SECOND || !second.is_empty()).collect();
+        }
+        let mut r = Random::new(mix(&[self.seed, 4, step, u64::from(rank.0)]));
+        let (mut first, mut second) = (first.into_iter().peekable(), second.into_iter().peekable());
+        let mut out = Vec::new();
+        while first.peek().is_some() || second.peek().is_some() {
+            let from = if second.peek().is_none() || r.chance(50) { &mut first } else { &mut second };
+            out.extend(from.next());
+        }
+        out
     }
 
     /// Ops of a step.
     #[must_use]
     pub fn ops(&self, step: u64) -> Vec<PlannedOp> {
+        let mut ops = self.world_ops(step);
+        let mut r = Random::new(mix(&[self.seed, 3, step]));
+        for op in &mut ops {
+            let n = self.split.len() as u32;
+            let root = Rank(op.spec.root.0 % n.max(1));
+            let spec = Spec { root, ..op.spec };
+            let able = n > 0 && plan::build(&spec, n, Rank(0), rules_chunk(&self.rules)).is_ok();
+            if r.chance(40) && able {
+                (op.comm, op.spec) = (SECOND, spec);
+            }
+            if r.chance(50) && self.unretained {
+                op.retention = Retention::None;
+            }
+        }
+        ops
+    }
+
+    fn world_ops(&self, step: u64) -> Vec<PlannedOp> {
         let mut r = Random::new(mix(&[self.seed, 1, step]));
         let world_size = self.rules.world_size;
         (0..r.between(1, 4))
@@ -140,11 +270,16 @@ impl Scenario {
                 let algorithm = r.pick(&able);
                 let count = if collective == Collective::Barrier { 0 } else { count };
                 let spec = Spec { collective, dtype, reduction, count, root, algorithm };
-                PlannedOp { spec, in_place: r.chance(50), by_copy: r.chance(40) }
+                let in_place = r.chance(50);
+                let retention = if r.chance(40) { Retention::Copy } else { Retention::ByReference };
+                PlannedOp { comm: phalanx_core::engine::WORLD, spec, in_place, retention }
             })
             .collect()
     }
 }
+
+/// The second communicator.
+pub const SECOND: CommId = CommId(1);
 
 fn rules_chunk(rules: &Rules) -> usize {
     rules.chunk_bytes_max as usize
@@ -153,10 +288,12 @@ fn rules_chunk(rules: &Rules) -> usize {
 /// One call of a step.
 #[derive(Clone, Copy, Debug)]
 pub struct PlannedOp {
+    /// On which communicator.
+    pub comm: CommId,
     /// What is called.
     pub spec: Spec,
     /// Input and output are the same memory (where both exist and have one size).
     pub in_place: bool,
-    /// Retained by copy, else by reference.
-    pub by_copy: bool,
+    /// How it is retained until the commit.
+    pub retention: Retention,
 }

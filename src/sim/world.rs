@@ -1,20 +1,23 @@
 //! One run: members, coordinator, store and faults on one virtual clock.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
+use phalanx_core::bitmap::Bitmap;
 use phalanx_core::coordinator::{Coordinator, Record, WorldEvent};
-use phalanx_core::engine::Engine;
-use phalanx_core::ids::{DomainId, MemberId, Rank};
+use phalanx_core::engine::{Engine, Op};
+use phalanx_core::ids::{ChunkId, DomainId, MemberId, OpId, Rank};
+use phalanx_core::plan::Spread;
+use phalanx_core::policy::Policy;
 use phalanx_core::view::MemberInfo;
 use phalanx_core::wire::Wire;
-use phalanx_core::wire::message::{Downward, Upward};
+use phalanx_core::wire::message::{Downward, Milestone, Upward};
 
 use super::caller::{Caller, hash};
-use super::checkers::Checkers;
+use super::checkers::{Checkers, Part, orphan};
 use super::net::{Net, SharedNet, SimTransport};
 use super::random::Random;
-use super::scenario::{Fault, Scenario};
+use super::scenario::{Fault, Moment, Scenario};
 use crate::driver::Executor;
 
 #[derive(Debug)]
@@ -60,6 +63,8 @@ pub struct Outcome {
     pub trace: u64,
     /// Lines of what happened, if asked for.
     pub lines: Vec<String>,
+    /// Some op completed over fewer ranks than its communicator has.
+    pub shrunk: bool,
     /// Hash of the result of each op at each rank.
     pub results: BTreeMap<(phalanx_core::ids::OpId, Rank), u64>,
 }
@@ -101,6 +106,7 @@ pub fn run(scenario: &Scenario, explain: bool) -> Outcome {
         recoveries: world.recoveries,
         trace: world.trace,
         lines: world.lines.unwrap_or_default(),
+        shrunk: world.checks.shrunk,
         results: world.checks.results().clone(),
     }
 }
@@ -194,6 +200,7 @@ impl World {
             }
             self.run_coordinator();
             self.renew_budget();
+            self.check_holders();
             if self.is_over() || !self.checks.violations().is_empty() {
                 break;
             }
@@ -227,24 +234,53 @@ impl World {
                 m.alive && m.executor.engine.epoch() == c.epoch() && m.executor.engine.is_whole_again()
             })
         };
-        if self.losses > 0 && c.view().seats.iter().flatten().all(whole) {
-            self.checks.whole_again();
+        let is_whole = self.losses > 0 && c.view().seats.iter().flatten().all(whole);
+        if is_whole && self.checks.whole_again() {
+            self.say(|| "== whole again".to_owned());
         }
     }
 
     /// I9: at rest nothing is kept. Under policies without steps the last ops wait for the watermark of a beat.
     fn check_rest(&mut self) {
-        let replace = self.scenario.rules.policy == phalanx_core::policy::Policy::Replace;
-        let kept: Vec<(MemberId, usize, usize)> = self
-            .members
-            .values()
-            .filter(|m| replace && m.alive && m.caller.error.is_none())
-            .map(|m| (m.executor.engine.me(), m.executor.engine.ops_kept(), m.executor.logged_bytes()))
-            .filter(|(_, ops, bytes)| *ops > 0 || *bytes > 0)
-            .collect();
-        if !kept.is_empty() && self.losses == 0 {
-            self.checks
-                .report(format!("I9 rest: (member, ops, bytes) still kept after the last commit: {kept:?}"));
+        let replace = self.scenario.rules.policy == Policy::Replace;
+        if !replace || self.losses > 0 {
+            return;
+        }
+        for m in self.members.values().filter(|m| m.alive && m.caller.error.is_none()) {
+            let x = &m.executor;
+            self.checks.kept_at_rest(x.engine.me(), x.engine.ops_kept(), x.logged_bytes());
+        }
+    }
+
+    /// I4, now and then, while no fence is open and no more is lost than promised.
+    fn check_holders(&mut self) {
+        let s = &self.scenario;
+        let calm = self.coordinator.as_ref().filter(|c| c.is_steady());
+        let (Some(c), true) = (calm, self.count.is_multiple_of(32) && !s.unretained && s.odd.is_none())
+        else {
+            return;
+        };
+        let seated = || c.view().seats.iter().flatten().filter_map(|m| self.members.get(m));
+        let dead: BTreeSet<DomainId> = seated().filter(|m| !m.alive).map(|m| m.domain).collect();
+        let live: Vec<&Engine> = seated().filter(|m| m.alive).map(|m| &m.executor.engine).collect();
+        let ready = live.iter().all(|e| e.epoch() == c.view().epoch && e.phase().is_moving());
+        if !ready || !self.checks.is_within(&dead, s.rules.domains_lost_max) {
+            return;
+        }
+        let ids: BTreeSet<OpId> = live.iter().flat_map(|e| e.op_ids()).collect();
+        let bad = ids.into_iter().find_map(|id| {
+            let ops: Vec<&Op> = live.iter().filter_map(|e| e.op(id)).collect();
+            let skip = |o: &&Op| o.failed.is_some() || o.plan.spread == Spread::Single;
+            let first = ops.first()?;
+            let differ = ops.iter().any(|o| o.attempt != first.attempt || o.group != first.group);
+            if differ || ops.iter().any(skip) {
+                return None;
+            }
+            let parts: Vec<Part> = ops.iter().filter(|o| o.posted).map(|o| part(o)).collect();
+            orphan(id, &parts)
+        });
+        if let Some(text) = bad {
+            self.checks.report(text);
         }
     }
 
@@ -259,7 +295,7 @@ impl World {
             Event::Up(from, message) => {
                 if self.coordinator.is_some() {
                     self.trace = hash(&[self.trace.to_le_bytes().to_vec(), message.to_frame()].concat());
-                    if !matches!(*message, Upward::Beat { .. }) {
+                    if self.lines.is_some() && !matches!(*message, Upward::Beat { .. }) {
                         let text = format!("{from} -> coordinator {message:?}");
                         self.say(|| text);
                     }
@@ -272,7 +308,7 @@ impl World {
             }
             Event::Down(to, message) => {
                 let now = self.now_us / 1000;
-                let text = (!matches!(*message, Downward::BeatSeen { .. }))
+                let text = (self.lines.is_some() && !matches!(*message, Downward::BeatSeen { .. }))
                     .then(|| format!("coordinator -> {to} {message:?}"));
                 if let Some(text) = text {
                     self.say(|| text);
@@ -351,6 +387,24 @@ impl World {
         }
         let next = m.executor.engine.poll_timeout();
         let over = m.caller.gone;
+        let spoiled = if m.executor.engine.phase().is_moving() {
+            m.caller.spoiled_input(&m.executor.engine)
+        } else {
+            None
+        };
+        // A step has at most four ops and a commit; without steps they are kept until the watermark of a beat.
+        let ops_max = 5 * if self.scenario.rules.policy == Policy::Replace { 2 } else { 3 };
+        self.checks.kept(member, m.executor.engine.ops_kept(), m.executor.logged_bytes(), ops_max);
+        if let Some((rank, results, count)) = self.scenario.after_release
+            && m.executor.engine.rank() == Some(Rank(rank))
+            && m.caller.completed >= results
+        {
+            self.scenario.after_release = None;
+            self.strike(Fault::KillRun(rank, count));
+        }
+        if let Some(text) = spoiled {
+            self.checks.report(text);
+        }
         for (at, message) in up {
             self.at(at, Event::Up(member, Box::new(message)));
         }
@@ -397,7 +451,30 @@ impl World {
         }
     }
 
+    /// The second death of the scenario, once the recovery has got so far.
+    fn follow(&mut self, event: &WorldEvent) {
+        let Some((moment, rank)) = self.scenario.follow else { return };
+        let now = match event {
+            WorldEvent::Lost(_) => moment == Moment::Declared,
+            WorldEvent::Fenced(_) => moment == Moment::Fenced,
+            WorldEvent::Decided(d) => moment == Moment::Decided && d.view.epoch.0 > 1,
+            WorldEvent::Reached(_, _, Milestone::StateHeld {}) => moment == Moment::StateHeld,
+            WorldEvent::Reached(_, _, Milestone::Replayed {}) => moment == Moment::Replayed,
+            WorldEvent::Formed
+            | WorldEvent::Reached(..)
+            | WorldEvent::SpareMissing(_)
+            | WorldEvent::Finished
+            | WorldEvent::SpareReady(_) => false,
+        };
+        if now {
+            self.scenario.follow = None;
+            let at = self.now_us + self.random.below(400);
+            self.at(at, Event::Fault(Fault::KillRank(rank)));
+        }
+    }
+
     fn observe(&mut self, event: &WorldEvent) {
+        self.follow(event);
         let text = format!("{event:?}");
         self.trace = hash(&[self.trace.to_le_bytes().to_vec(), text.clone().into_bytes()].concat());
         self.say(|| format!("== {text}"));
@@ -416,7 +493,12 @@ impl World {
                 let at = self.now_us + self.random.below(3_000_000);
                 self.at(at, Event::NewSpare);
             }
-            _ => {}
+            WorldEvent::Formed
+            | WorldEvent::Fenced(_)
+            | WorldEvent::Reached(..)
+            | WorldEvent::SpareMissing(_)
+            | WorldEvent::Finished
+            | WorldEvent::SpareReady(_) => {}
         }
     }
 
@@ -426,6 +508,13 @@ impl World {
         match fault {
             Fault::KillRank(rank) => {
                 if let Some(member) = view.occupant(Rank(rank)) {
+                    self.kill(member);
+                }
+            }
+            Fault::KillRun(first, count) => {
+                let n = self.scenario.rules.world_size;
+                let run = (0..count.min(n)).filter_map(|i| view.occupant(Rank((first + i) % n)));
+                for member in run.collect::<Vec<_>>() {
                     self.kill(member);
                 }
             }
@@ -489,4 +578,13 @@ impl World {
             self.wake(member, self.now_us);
         }
     }
+}
+
+fn part(op: &Op) -> Part {
+    let row = op.report();
+    let chunks = op.plan.chunks.len() as u32;
+    let mut due = Bitmap::empty(chunks);
+    (0..chunks).map(ChunkId).filter(|c| op.is_due(*c)).for_each(|c| due.insert(c));
+    let rank = op.group.get(op.place.index()).copied().unwrap_or_default();
+    Part { rank, due, held: row.held.expand(chunks), lost: row.lost.expand(chunks), done: row.done }
 }

@@ -87,6 +87,11 @@ pub trait Transport {
         }
     }
 
+    /// Tells the time, in microseconds of any steady clock; before `progress`, where a transport has time limits.
+    fn tick(&mut self, now_us: u64) {
+        let _ = now_us;
+    }
+
     /// Moves what can be moved: accepts, connects, reads, writes. Appends what was noticed.
     fn progress(&mut self, events: &mut Vec<LinkEvent>);
 

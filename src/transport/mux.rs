@@ -103,6 +103,12 @@ impl Transport for Mux {
         self.route(to).is_some_and(|transport| transport.post(to, header, payload))
     }
 
+    fn tick(&mut self, now_us: u64) {
+        for named in &mut self.transports {
+            named.transport.tick(now_us);
+        }
+    }
+
     fn progress(&mut self, events: &mut Vec<LinkEvent>) {
         for named in &mut self.transports {
             named.transport.progress(events);
@@ -111,7 +117,11 @@ impl Transport for Mux {
 
     fn arm(&mut self) -> bool {
         // Every one is armed, also when an earlier one refuses: disarm undoes all of them.
-        self.transports.iter_mut().fold(true, |quiet, named| named.transport.arm() && quiet)
+        let mut quiet = true;
+        for named in &mut self.transports {
+            quiet &= named.transport.arm();
+        }
+        quiet
     }
 
     fn disarm(&mut self) {

@@ -1,2 +1,58 @@
-//! The `phalanx` command.
-fn main() {}
+//! The `phalanx` command: one file a subcommand.
+
+mod bench;
+mod bench_overhead;
+mod bench_rank;
+mod demo;
+mod demo_rank;
+mod demo_run;
+mod options;
+mod run;
+mod world;
+
+use std::process::ExitCode;
+
+const HELP: &str = "\
+phalanx: collectives that survive the death of a rank
+
+usage: phalanx COMMAND [OPTIONS]
+
+  demo         train a network on 4 ranks, kill one inside an all-reduce, compare the result bit for bit
+  chaos        loop all-reduces, kill random ranks, check every element
+  bench        measure a collective
+  run          start a program as ranks and spares
+  coordinator  run the coordinator alone
+  plan         print a collective's plan and its proof
+  sim          run the simulator over seeds
+  doctor       say which transports and devices work here
+
+`phalanx COMMAND --help` tells the options. PHALANX_LOG=error|warn|info|debug|trace sets the level of the log.
+";
+
+fn main() -> ExitCode {
+    let level = phalanx::config::log_level().unwrap_or_else(|| "error".to_owned());
+    let filter = tracing_subscriber::EnvFilter::try_new(&level).unwrap_or_default();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let mut args = std::env::args_os().skip(1);
+    let command = args.next().map(|c| c.to_string_lossy().into_owned());
+    let rest: Vec<_> = args.collect();
+    let result = match command.as_deref() {
+        Some("demo") => demo::run(rest),
+        Some("demo-rank") => demo_rank::run(rest),
+        Some("run") => run::run(rest),
+        Some("bench") => bench::run(rest),
+        Some("bench-rank") => bench_rank::run(rest),
+        Some("--help" | "-h" | "help") | None => {
+            print!("{HELP}");
+            Ok(0)
+        }
+        Some(other) => Err(format!("`{other}` is no command of phalanx; `phalanx --help` lists them")),
+    };
+    match result {
+        Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
+        Err(text) => {
+            eprintln!("phalanx: {text}");
+            ExitCode::from(2)
+        }
+    }
+}

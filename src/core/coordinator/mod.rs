@@ -36,7 +36,6 @@ wire!(struct Record { epoch, decision, losses });
 
 /// Something a watcher of the world wants to know.
 #[derive(Clone, PartialEq, Eq, Debug)]
-#[non_exhaustive]
 pub enum WorldEvent {
     /// Every seat is taken for the first time.
     Formed,
@@ -115,9 +114,11 @@ impl Coordinator {
             .decision
             .as_ref()
             .map_or_else(|| View { seats: vec![None; world_size], ..View::default() }, |d| d.view.clone());
+        let lost = |m: MemberId| record.losses.iter().any(|l| l.member == m);
         let known = view
             .members
             .iter()
+            .filter(|info| !lost(info.member))
             .map(|info| (info.member, Known::new(info.clone(), Epoch(0), now_ms)))
             .collect();
         let formed = record.decision.is_some();
@@ -128,7 +129,7 @@ impl Coordinator {
             spares: view.spares().map(|i| i.member).collect(),
             view,
             known,
-            out: BTreeMap::new(),
+            out: record.losses.iter().map(|l| (l.member, l.cause.clone())).collect(),
             losses: record.losses,
             reports: BTreeMap::new(),
             last: record.decision,
@@ -232,7 +233,7 @@ impl Coordinator {
             self.messages.push_back(refuse(reason + "; run the same release everywhere"));
             return;
         }
-        if let Some(cause) = self.out.get(&from) {
+        if let Some(cause) = self.out.get(&from).filter(|_| !crate::planted!(OldMember)) {
             self.messages.push_back((from, Downward::Evicted { epoch: self.epoch, cause: cause.clone() }));
             return;
         }
@@ -246,6 +247,12 @@ impl Coordinator {
             known.heard_ms = known.heard_ms.max(now_ms);
             known.epoch = epoch;
             self.resend(from, epoch);
+            return;
+        }
+        if epoch > Epoch(0) && !crate::planted!(OldMember) {
+            // It had a seat once and is in no view any more: declared dead while its coordinator was another process.
+            let cause = "lost its seat before the coordinator was started again".to_owned();
+            self.messages.push_back((from, Downward::Evicted { epoch: self.epoch, cause }));
             return;
         }
         let wants = info.wants.filter(|_| self.phase == Phase::Forming);

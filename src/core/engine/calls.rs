@@ -5,7 +5,6 @@ use crate::error::CallError;
 use crate::ids::{Attempt, CommId, OpId, OpSeq, Rank};
 use crate::policy::Policy;
 use crate::spec::{Algorithm, Collective, Dtype, ReduceOp, Spec};
-use crate::units::RETAIN_BYTES;
 use crate::wire::message::Upward;
 
 impl Engine {
@@ -161,14 +160,19 @@ impl Engine {
         })
     }
 
+    /// Up to this size a copy of the result stands in for the release wait.
+    pub(super) fn retain_bytes(&self) -> u64 {
+        self.rules.as_ref().map_or(crate::units::RETAIN_BYTES as u64, |r| u64::from(r.retain_bytes))
+    }
+
     /// Whether ranks wait for each other's confirmation before they release this op (rule R2). Every rank must come
     /// to the same answer, so it depends on the call alone.
-    pub(super) fn confirms(op: &Op) -> bool {
+    pub(super) fn confirms(op: &Op, retain_bytes: u64) -> bool {
         let single = matches!(op.spec.collective, Collective::ReduceScatter | Collective::Reduce);
         // What only its owner gets cannot be served by others: though the inputs are retained, they end with their
         // ranks. So even a retained one waits until every owner has its part; else the op could end in an error at
         // one rank after another was released from it.
-        single || !op.retained && op.bytes() > RETAIN_BYTES as u64 && op.spec.collective != Collective::State
+        single || !op.retained && op.bytes() > retain_bytes && op.spec.collective != Collective::State
     }
 
     /// Begins a step whose state regions hold `state_bytes` bytes. [`Action::StepBegun`] follows: at once for a rank
@@ -252,6 +256,14 @@ impl Engine {
     pub fn empty_spec(collective: Collective, world_size: u32) -> Spec {
         let algorithm = if world_size <= 8 { Algorithm::Direct } else { Algorithm::Binomial };
         Spec { collective, dtype: Dtype::U8, reduction: ReduceOp::Sum, count: 0, root: Rank(0), algorithm }
+    }
+
+    /// The caller took its state regions back: after a commit nothing else happens; in an open step that the caller gave
+    /// up nothing of them is served any more.
+    pub fn handle_state_gone(&mut self) {
+        if let Some(transfer) = &mut self.transfer {
+            transfer.op.posted = false;
+        }
     }
 
     /// Makes a communicator of these world ranks known here; every rank of it does so with the same id.

@@ -318,6 +318,11 @@ impl Engine {
         self.phase == Phase::Steady && self.resuming.is_empty() && self.replaying.is_empty() && !self.newcomer
     }
 
+    /// Ids of the ops not forgotten yet.
+    pub fn op_ids(&self) -> impl Iterator<Item = OpId> + '_ {
+        self.comms.values().flat_map(|c| c.ops.values().map(|o| o.id))
+    }
+
     /// Ops not forgotten yet, over all communicators: what I9 watches.
     #[must_use]
     pub fn ops_kept(&self) -> usize {

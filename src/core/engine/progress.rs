@@ -4,7 +4,6 @@ use super::{Action, CommId, Engine, Op, Turn, WORLD};
 use crate::ids::{ChunkId, MemberId, OpId, OpSeq, Rank};
 use crate::plan::residual::release_set;
 use crate::spec::Collective;
-use crate::units::RETAIN_BYTES;
 use crate::wire::message::{Milestone, Upward};
 use crate::wire::{Header, Kind};
 
@@ -33,7 +32,7 @@ impl Engine {
 
     /// A rank joins the commit once all its ops of the step are complete here.
     fn may_commit(&self, commit: OpId) -> bool {
-        self.comms.values().all(|c| c.ops.values().all(|o| o.id == commit || o.id > commit || o.released))
+        self.comms.values().all(|c| c.ops.values().all(|o| o.id >= commit || o.released))
     }
 
     /// The header of a message of `op`.
@@ -112,14 +111,23 @@ impl Engine {
     }
 
     fn finish(&mut self, id: OpId) {
-        let domains: Vec<_> = (0..self.view.world_size()).map(|r| self.view.domain(Rank(r))).collect();
+        let domains: Vec<_> = (0..self.view.world_size())
+            .map(|r| {
+                if crate::planted!(CountRanks) {
+                    crate::ids::DomainId(r.into())
+                } else {
+                    self.view.domain(Rank(r))
+                }
+            })
+            .collect();
+        let retain_bytes = self.retain_bytes();
         let lost_max = self.rules.as_ref().map_or(1, |r| r.domains_lost_max);
         let lost_max = if crate::planted!(ReleaseEarly) { lost_max.saturating_sub(1) } else { lost_max };
         let view = &self.view;
         let Some(op) = self.comms.get_mut(&id.comm).and_then(|c| c.ops.get_mut(&id.seq)) else { return };
         op.done = true;
         let mut due = Vec::new();
-        if Self::confirms(op) {
+        if Self::confirms(op, retain_bytes) {
             let vacant: Vec<bool> = op.group.iter().map(|r| view.occupant(*r).is_none()).collect();
             let domain_of: Vec<_> = op.group.iter().map(|r| domains[r.index()]).collect();
             let n = op.plan.world_size;
@@ -191,7 +199,8 @@ impl Engine {
     }
 
     pub(super) fn try_release(&mut self, id: OpId) {
-        let moving = self.phase.is_moving() && !self.lapsed;
+        let moving = self.phase.is_moving() && (!self.lapsed || crate::planted!(IgnoreLease));
+        let retain_bytes = self.retain_bytes();
         let Some(op) = self.op_mut(id) else { return };
         if op.released || !op.done || !moving || op.failed.is_some() {
             return;
@@ -202,10 +211,12 @@ impl Engine {
         }
         op.released = true;
         let by_copy = op.retained && op.shape.retention == super::Retention::Copy;
-        let small = !op.retained && op.bytes() <= RETAIN_BYTES as u64 && op.bytes() > 0;
+        let small = !op.retained && op.bytes() <= retain_bytes && op.bytes() > 0;
         if (by_copy || small) && op.posted {
             op.logged = true;
-            self.actions.push_back(Action::Log { op: id });
+            if !crate::planted!(ForgetRetained) {
+                self.actions.push_back(Action::Log { op: id });
+            }
         } else if op.bytes() == 0 {
             op.logged = true;
         }
@@ -253,7 +264,7 @@ impl Engine {
         }
     }
 
-    fn after_done(&mut self, id: OpId) {
+    pub(super) fn after_done(&mut self, id: OpId) {
         let Some(c) = self.comms.get_mut(&id.comm) else { return };
         while c.ops.get(&c.done_below).is_some_and(|o| o.done) || (c.done_below < c.step_first) {
             c.done_below = c.done_below.next();

@@ -111,16 +111,19 @@ impl Engine {
             self.messages.push_back(Upward::Mismatch { op: d.id, peer: rank, epoch: self.epoch });
             return;
         }
-        self.note_progress(d, decision);
+        self.note_progress(d, decision, place);
         match &d.verdict {
             Verdict::Keep {} => {
                 if let Some(op) = self.op_mut(d.id) {
                     op.steps.clear();
                     op.confirmed = (0..op.group.len() as u32).map(Rank).collect();
-                    op.done |= op.posted && op.is_whole();
+                    if !op.done && op.posted && op.is_whole() {
+                        op.done = true;
+                        self.after_done(d.id);
+                    }
                 }
             }
-            Verdict::Repair {} => self.repair(d, place),
+            Verdict::Repair {} => self.repair(d, decision, place),
             Verdict::Shrink {} => self.run_again(d, place),
             Verdict::Fail { cause } => {
                 if let Some(op) = self.op_mut(d.id) {
@@ -132,37 +135,43 @@ impl Engine {
         let _ = now_ms;
     }
 
-    /// Which ops are replay for the newcomers and which were cut short by the loss.
-    fn note_progress(&mut self, d: &OpDecision, decision: &Decision) {
-        let old = d.group.iter().zip(&d.held).filter(|(r, _)| !decision.newcomers.contains(r));
-        let cut = old.clone().any(|(_, h)| !matches!(h, Holding::Everything {} | Holding::Satisfied {}));
+    /// Which ops are replay for the newcomers and which were cut short by the loss. An op that is complete here waits
+    /// for nothing.
+    fn note_progress(&mut self, d: &OpDecision, decision: &Decision, place: Rank) {
         let ends = matches!(d.verdict, Verdict::Fail { .. });
-        if cut && !ends {
+        let again = matches!(d.verdict, Verdict::Shrink {});
+        if ends || self.op(d.id).is_some_and(|o| o.done) && !again {
+            return;
+        }
+        let Some(plan) = self.plan_over(d, place) else { return };
+        let old = (0..d.group.len()).filter(|i| !decision.newcomers.contains(&d.group[*i]));
+        let cut = old.into_iter().any(|i| lacks(&plan, &d.held[i], Rank(i as u32)));
+        if cut || again {
             self.resuming.insert(d.id);
-        } else if self.newcomer && !ends {
+        } else if self.newcomer {
             self.replaying.insert(d.id);
         }
     }
 
-    fn repair(&mut self, d: &OpDecision, place: Rank) {
+    fn repair(&mut self, d: &OpDecision, decision: &Decision, place: Rank) {
         let Some(plan) = self.plan_over(d, place) else { return };
         let chunks = plan.chunks.len() as u32;
         let vacant: Vec<bool> = d.group.iter().map(|r| self.view.occupant(*r).is_none()).collect();
-        let held: Vec<Bitmap> = d.held.iter().map(|h| h.expand(chunks)).collect();
+        let mut held: Vec<Bitmap> = d.held.iter().map(|h| h.expand(chunks)).collect();
+        let twice = crate::planted!(CountTwice) && !decision.newcomers.is_empty();
+        if twice {
+            held.fill(Bitmap::empty(chunks));
+        }
         let satisfied: Vec<bool> = d.held.iter().map(|h| matches!(h, Holding::Satisfied {})).collect();
         let left = residual::residual(&plan, &held, &satisfied, &vacant);
-        let lacks = |i: usize| {
-            plan.chunks.iter().enumerate().any(|(k, chunk)| {
-                let due = plan.spread.receives(chunk.owner, Rank(i as u32), plan.world_size);
-                due && !held[i].has(ChunkId(k as u32))
-            })
-        };
         let confirmed: BTreeSet<Rank> = (0..d.group.len())
-            .filter(|i| satisfied[*i] || vacant[*i] || !lacks(*i))
+            .filter(|i| vacant[*i] || !lacks(&plan, &d.held[*i], Rank(*i as u32)))
             .map(|i| Rank(i as u32))
             .collect();
-        let twice = crate::planted!(CountTwice) && self.newcomer;
         let Some(op) = self.op_mut(d.id) else { return };
+        if twice {
+            op.held = Bitmap::empty(chunks);
+        }
         op.plan = Arc::clone(&plan);
         op.attempt = d.attempt;
         op.group.clone_from(&d.group);
@@ -171,7 +180,7 @@ impl Engine {
         op.confirmed = confirmed;
         op.overdue = false;
         match left {
-            Ok(left) => op.steps = Steps::new(if twice { plan } else { Arc::new(left) }),
+            Ok(left) => op.steps = Steps::new(Arc::new(left)),
             // The coordinator judged with the same rules; a plan it could not make is a verdict it would not give.
             Err(error) => panic!("{} on {}: the verdict is repair, but {error}", d.id, op.place),
         }
@@ -321,6 +330,17 @@ impl Engine {
             self.transfer = Some(Transfer { op, committed: state.committed, incoming: mine.is_some() });
         }
     }
+}
+
+/// Whether the rank at `place` with these holdings lacks something it is due.
+fn lacks(plan: &Plan, held: &Holding, place: Rank) -> bool {
+    if matches!(held, Holding::Satisfied {}) {
+        return false;
+    }
+    let has = held.expand(plan.chunks.len() as u32);
+    plan.chunks.iter().enumerate().any(|(k, chunk)| {
+        plan.spread.receives(chunk.owner, place, plan.world_size) && !has.has(ChunkId(k as u32))
+    })
 }
 
 fn state_plan(state: &StateDecision, rank: Rank, world_size: u32, chunk_bytes: u64) -> Plan {

@@ -203,11 +203,18 @@ fn hand_on(
         return;
     }
     if lacks(&me)
-        && let Some(from) = paths.server(owner, me, Some(lowest))
+        && let Some(from) = paths
+            .server(owner, me, Some(lowest))
+            .map(|s| if crate::planted!(OutOfOrder) { lowest } else { s })
     {
         steps.push(Step::Take { chunk, from, into: Place::Output });
     }
     let heads = if me == lowest { paths.heads(owner) } else { Vec::new() };
+    if crate::planted!(OutOfOrder) {
+        let all = (0..paths.world_size).map(Rank).filter(|to| me == lowest && lacks(to));
+        steps.extend(all.map(|to| Step::Send { chunk, from: Place::Output, to }));
+        return;
+    }
     let served = heads.into_iter().chain(paths.children(owner, me)).filter(lacks);
     steps.extend(served.map(|to| Step::Send { chunk, from: Place::Output, to }));
 }
@@ -250,7 +257,7 @@ pub fn release_set(
             Spread::Kary(_) | Spread::Binomial | Spread::Doubling | Spread::Star => {
                 add(paths.reach(owner, paths.children(owner, rank), domain_of, domains_lost_max));
                 let top = paths.reach(owner, paths.heads(owner), domain_of, domains_lost_max);
-                if top.contains(&rank) {
+                if top.contains(&rank) && !crate::planted!(NoTopRule) {
                     add(top);
                 }
             }

@@ -3,7 +3,9 @@
 //! Integers are compared with a sum computed apart. Floats are compared with the oracle by value within rounding
 //! here, and bit for bit between ranks and with the undisturbed run elsewhere.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use phalanx_core::ids::{MemberId, OpId, Rank};
 use phalanx_core::policy::Policy;
@@ -16,8 +18,16 @@ use crate::sim::scenario::Scenario;
 #[derive(Debug, Clone)]
 struct Call {
     spec: Spec,
-    inputs: Vec<Vec<u8>>,
+    state: u64,
+    group: Vec<Rank>,
+    /// Of every rank of `group`; shared by all who called the same.
+    inputs: Rc<Vec<Vec<u8>>>,
+    /// The whole result by contributors.
+    results: Results,
 }
+
+/// Whole results by contributor set, computed once.
+type Results = Rc<RefCell<BTreeMap<Vec<Rank>, Rc<Vec<u8>>>>>;
 
 /// Remembers what was called.
 #[derive(Debug, Default)]
@@ -40,26 +50,26 @@ impl Exact {
         state: u64,
         violations: &mut Vec<String>,
     ) {
-        let n = s.rules.world_size;
-        let inputs = || {
-            (0..n)
-                .map(Rank)
-                .map(|r| {
-                    let (from, len) = spec.input_range(r, n);
-                    input_bytes(s, step, index, r, spec, from, len, state)
-                })
-                .collect()
-        };
+        let group = s.group(op.comm);
         let known = self.calls.entry(op).or_default();
-        let inputs: Vec<Vec<u8>> = inputs();
-        for (other, call) in known.iter().filter(|(m, _)| !self.lost.contains(m)) {
+        for (other, call) in known.iter().filter(|(m, _)| !self.lost.contains(m) && s.odd.is_none()) {
             if call.spec != *spec {
                 violations.push(format!("I10 replay: {op} is {} at {other} and {spec} at {by}", call.spec));
-            } else if call.inputs != inputs && s.rules.policy == Policy::Replace {
+            } else if call.state != state && s.rules.policy == Policy::Replace {
                 violations.push(format!("I10 replay: {by} calls {op} from another state than {other}"));
             }
         }
-        known.insert(by, Call { spec: *spec, inputs });
+        let same = known.values().find(|c| c.spec == *spec && c.state == state).cloned();
+        let call = same.unwrap_or_else(|| {
+            let n = group.len() as u32;
+            let input = |(place, rank): (usize, &Rank)| {
+                let (from, len) = spec.input_range(Rank(place as u32), n);
+                input_bytes(s, step, index, *rank, spec, from, len, state)
+            };
+            let inputs = Rc::new(group.iter().enumerate().map(input).collect());
+            Call { spec: *spec, state, group: group.clone(), inputs, results: Rc::default() }
+        });
+        known.insert(by, call);
     }
 
     pub(super) fn lost(&mut self, member: MemberId) {
@@ -83,15 +93,21 @@ fn expected(call: &Call, contributors: &[Rank], rank: Rank) -> Vec<u8> {
     let spec = &call.spec;
     let n = call.inputs.len() as u32;
     let size = spec.dtype.size();
-    let all = match spec.collective {
-        Collective::AllReduce | Collective::ReduceScatter | Collective::Reduce => {
-            reduce(spec, contributors.iter().map(|r| call.inputs[r.index()].as_slice()))
-        }
-        Collective::AllGather => call.inputs.concat(),
-        Collective::Broadcast => call.inputs[spec.root.index()].clone(),
-        Collective::Barrier | Collective::Commit | Collective::State => Vec::new(),
-    };
-    let (from, len) = spec.output_range(rank, n);
+    let place = |rank: &Rank| call.group.iter().position(|r| r == rank).unwrap_or(0);
+    let known = call.results.borrow().get(contributors).cloned();
+    let all = known.unwrap_or_else(|| {
+        let all = Rc::new(match spec.collective {
+            Collective::AllReduce | Collective::ReduceScatter | Collective::Reduce => {
+                reduce(spec, contributors.iter().map(|r| call.inputs[place(r)].as_slice()))
+            }
+            Collective::AllGather => call.inputs.concat(),
+            Collective::Broadcast => call.inputs[spec.root.index()].clone(),
+            Collective::Barrier | Collective::Commit | Collective::State => Vec::new(),
+        });
+        call.results.borrow_mut().insert(contributors.to_vec(), Rc::clone(&all));
+        all
+    });
+    let (from, len) = spec.output_range(Rank(place(&rank) as u32), n);
     all.get(from as usize * size..(from + len) as usize * size).unwrap_or(&[]).to_vec()
 }
 
@@ -108,7 +124,9 @@ fn reduce<'a>(spec: &Spec, inputs: impl Iterator<Item = &'a [u8]> + Clone) -> Ve
                 let words = inputs.clone().map(|b| word(b, i));
                 let value = match spec.reduction {
                     ReduceOp::Max => words.max().unwrap_or(0),
-                    _ => words.fold(0, u64::wrapping_add),
+                    ReduceOp::Sum | ReduceOp::Prod | ReduceOp::Min | ReduceOp::Avg => {
+                        words.fold(0, u64::wrapping_add)
+                    }
                 };
                 value.to_le_bytes().to_vec()
             }

@@ -2,15 +2,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use phalanx_core::error::OpError;
 use phalanx_core::ids::{DomainId, MemberId, OpId, Rank};
 use phalanx_core::spec::Spec;
 use phalanx_core::wire::message::Decision;
 
 use super::scenario::Scenario;
 
+mod bounded;
 mod exact;
+mod holders;
 mod seats;
 mod uniform;
+
+pub use bounded::{Kept, at_rest};
+pub use holders::{Part, orphan};
 
 /// The verdict of one op at one member.
 #[derive(Debug, Clone)]
@@ -22,7 +28,7 @@ pub struct Finished {
     /// The op.
     pub op: OpId,
     /// Contributors and the bytes it got, or the error.
-    pub result: Result<(Vec<Rank>, Vec<u8>), String>,
+    pub result: Result<(Vec<Rank>, Vec<u8>), Option<OpError>>,
 }
 
 /// All checkers of a run.
@@ -37,6 +43,8 @@ pub struct Checkers {
     promised: u32,
     /// Ops that ended, with a result and with an error.
     pub ended: (u64, u64),
+    /// Some op completed over fewer ranks than its communicator has.
+    pub shrunk: bool,
 }
 
 impl Checkers {
@@ -50,6 +58,7 @@ impl Checkers {
         spec: &Spec,
         state: u64,
     ) {
+        self.uniform.unretained = s.unretained;
         self.exact.called(s, by, op, at, spec, state, &mut self.violations);
     }
 
@@ -67,6 +76,22 @@ impl Checkers {
     /// A decision was written.
     pub fn decided(&mut self, decision: &Decision) {
         self.seats.decided(decision, &mut self.violations);
+        self.uniform.decided(decision);
+    }
+
+    /// What a member keeps while ops run.
+    pub fn kept(&mut self, member: MemberId, ops: usize, bytes: usize, ops_max: usize) {
+        bounded::running(Kept { member, ops, bytes }, ops_max, &mut self.violations);
+    }
+
+    /// What a member keeps when all is over.
+    pub fn kept_at_rest(&mut self, member: MemberId, ops: usize, bytes: usize) {
+        at_rest(Kept { member, ops, bytes }, &mut self.violations);
+    }
+
+    /// Whether one more loss of `more` domains is still within the promise.
+    pub fn is_within(&self, more: &BTreeSet<DomainId>, promised: u32) -> bool {
+        self.budget.union(more).count() <= promised as usize
     }
 
     /// A violation seen elsewhere.
@@ -80,9 +105,9 @@ impl Checkers {
         self.promised = promised;
     }
 
-    /// Everything is whole again: the budget is renewed.
-    pub fn whole_again(&mut self) {
-        self.budget.clear();
+    /// Everything is whole again: the budget is renewed. False: nothing was spent of it.
+    pub fn whole_again(&mut self) -> bool {
+        !std::mem::take(&mut self.budget).is_empty()
     }
 
     /// A member was declared dead: what it says from here on does not count (P2, last sentence).

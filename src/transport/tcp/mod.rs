@@ -340,6 +340,10 @@ fn note(noticed: &mut Vec<LinkEvent>, link: &mut Link, member: MemberId, directi
 }
 
 impl Transport for TcpTransport {
+    fn tick(&mut self, now_us: u64) {
+        self.set_now(now_us);
+    }
+
     fn open(&mut self, epoch: Epoch, peers: &[Peer]) {
         debug_assert!(epoch >= self.epoch, "epochs only grow: {epoch} after {}", self.epoch);
         self.epoch = epoch;

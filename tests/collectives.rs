@@ -1,0 +1,140 @@
+//! Every collective and element type between real processes, on both transports: ranks are this test binary again.
+
+#![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+
+use phalanx::core::policy::{Policy, Rules};
+use phalanx::launch::{World, WorldSpec};
+use phalanx::{Buffer, Communicator, Element, Rank, ReduceOp};
+
+const RANKS: u32 = 3;
+const BODY: &str = "rank_body";
+
+/// Starts the ranks and waits for their exit code.
+fn run(transport: &str, policy: Policy, spares: u32) {
+    let me = std::env::current_exe().unwrap().into_os_string();
+    let command = vec![me, BODY.into(), "--exact".into(), "--nocapture".into(), "--include-ignored".into()];
+    let mut spec = WorldSpec::new(RANKS, Rules::new(RANKS, policy), command);
+    spec.spares = spares;
+    spec.transport = Some(transport.to_owned());
+    let world = World::spawn(spec, |_, _| {}).unwrap();
+    assert_eq!(world.wait_within(std::time::Duration::from_secs(120)), Some(0), "{transport} {policy}");
+}
+
+#[test]
+fn every_collective_over_shared_memory() {
+    run("shm", Policy::Abort, 0);
+}
+
+#[test]
+fn every_collective_over_tcp() {
+    run("tcp", Policy::Abort, 0);
+}
+
+#[test]
+fn every_collective_under_replace_with_an_idle_spare() {
+    run("shm", Policy::Replace, 1);
+}
+
+/// What a rank does; as a test of its own it has no world and nothing to do.
+#[test]
+fn rank_body() {
+    let config = match phalanx::config::Config::from_env() {
+        Ok(config) => config,
+        Err(phalanx::config::ConfigError::Missing { .. }) => return,
+        Err(other) => panic!("{other}"),
+    };
+    let mut comm = Communicator::join(config).unwrap();
+    if comm.rank().is_none() {
+        assert!(
+            comm.step(1, &mut (), |step, ()| check_all(step.comm)).unwrap().is_none(),
+            "no rank has died"
+        );
+        return;
+    }
+    comm.step(1, &mut (), |step, ()| check_all(step.comm)).unwrap();
+}
+
+fn check_all(comm: &mut Communicator) -> Result<(), phalanx::Error> {
+    let rank = comm.rank().unwrap_or_default();
+    macro_rules! each {
+        ($($t:ty),*) => {$( check::<$t>(comm, rank, |v| <$t>::try_from(v).unwrap())?; )*};
+    }
+    each!(i8, u8, i32, u32, i64, u64);
+    check::<f32>(comm, rank, f32::from)?;
+    check::<f64>(comm, rank, f64::from)?;
+    check::<half::f16>(comm, rank, |v| half::f16::from_f32(f32::from(v)))?;
+    check::<half::bf16>(comm, rank, |v| half::bf16::from_f32(f32::from(v)))?;
+    sizes(comm, rank)?;
+    half_of_us(comm, rank)
+}
+
+/// Small values: `10 * rank + i mod 3 + 1`, so that every sum and product of three fits an `i8`.
+fn value(rank: Rank, i: usize) -> i8 {
+    i8::try_from(rank.0 * 2).unwrap() + i8::try_from(i % 3).unwrap() + 1
+}
+
+fn check<T: Element + PartialEq + std::fmt::Debug>(
+    comm: &mut Communicator,
+    rank: Rank,
+    of: impl Fn(i8) -> T,
+) -> Result<(), phalanx::Error> {
+    let n = RANKS as usize;
+    let mine = |len: usize| (0..len).map(|i| of(value(rank, i))).collect::<Vec<T>>();
+    let all = |i: usize| (0..RANKS).map(move |r| value(Rank(r), i));
+    let reduced = |op: ReduceOp, i: usize| {
+        of(match op {
+            ReduceOp::Sum => all(i).sum(),
+            ReduceOp::Prod => all(i).product(),
+            ReduceOp::Min => all(i).min().unwrap(),
+            ReduceOp::Max => all(i).max().unwrap(),
+            ReduceOp::Avg => all(i).sum::<i8>() / 3,
+        })
+    };
+    for op in [ReduceOp::Sum, ReduceOp::Prod, ReduceOp::Min, ReduceOp::Max, ReduceOp::Avg] {
+        let mut values = mine(7);
+        assert_eq!(comm.all_reduce(&mut values, op)?, [Rank(0), Rank(1), Rank(2)]);
+        assert_eq!(values, (0..7).map(|i| reduced(op, i)).collect::<Vec<_>>(), "{op} {}", T::DTYPE);
+        let mut out = mine(7);
+        comm.all_reduce_into(&mine(7), &mut out, op)?;
+        assert_eq!(out, values, "{op} {} out of place", T::DTYPE);
+        let mut part = mine(2);
+        comm.reduce_scatter(&mine(2 * n), &mut part, op)?;
+        assert_eq!(part, (0..2).map(|i| reduced(op, i + 2 * rank.index())).collect::<Vec<_>>());
+        let mut rooted = mine(5);
+        comm.reduce(&mut rooted, op, Rank(1))?;
+        let want = if rank == Rank(1) { (0..5).map(|i| reduced(op, i)).collect() } else { mine(5) };
+        assert_eq!(rooted, want, "{op} {} reduce", T::DTYPE);
+    }
+    let mut gathered = vec![of(0); 4 * n];
+    comm.all_gather(&mine(4), &mut gathered)?;
+    assert_eq!(gathered, (0..4 * n).map(|i| of(value(Rank((i / 4) as u32), i % 4))).collect::<Vec<_>>());
+    let mut sent = mine(9);
+    comm.broadcast(&mut sent, Rank(2))?;
+    assert_eq!(sent, (0..9).map(|i| of(value(Rank(2), i))).collect::<Vec<_>>());
+    comm.barrier()?;
+    Ok(())
+}
+
+/// Nothing, one element, and more than fits the slots of a link; started before it is waited for.
+fn sizes(comm: &mut Communicator, rank: Rank) -> Result<(), phalanx::Error> {
+    for len in [0usize, 1, 2, 1000, 3_000_001] {
+        let mine: Vec<u64> = (0..len as u64).map(|i| i * 3 + u64::from(rank.0)).collect();
+        let work = comm.start_all_reduce(Buffer::from_slice(&mine), ReduceOp::Sum)?;
+        let (buffer, _) = work.wait()?;
+        let right = buffer.as_slice().iter().enumerate().all(|(i, v)| *v == i as u64 * 9 + 3);
+        assert!(right, "all_reduce of {len} elements");
+    }
+    let wrong = comm.all_gather(&[1u8], &mut [0u8; 2]).unwrap_err().to_string();
+    assert!(wrong.contains("output has 2 elements, the call needs 3"), "{wrong}");
+    Ok(())
+}
+
+/// Ranks 0 and 2 together, rank 1 alone.
+fn half_of_us(comm: &mut Communicator, rank: Rank) -> Result<(), phalanx::Error> {
+    let mut group = comm.split(rank.0 % 2)?;
+    let mut sum = [u32::from(rank.0 == 0) + 10];
+    group.all_reduce(&mut sum, ReduceOp::Sum)?;
+    assert_eq!((group.world_size(), sum[0]), if rank == Rank(1) { (1, 10) } else { (2, 21) });
+    comm.barrier()?;
+    Ok(())
+}
