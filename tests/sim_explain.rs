@@ -2,7 +2,11 @@
 #[test]
 fn explain() {
     let seed: u64 = std::env::var("SIM_SEED").ok().and_then(|v| v.parse().ok()).unwrap_or(0);
-    let s = phalanx::sim::Scenario::draw(seed);
+    let s = if std::env::var("SIM_BASIC").is_ok() {
+        phalanx::sim::Scenario::basic(seed)
+    } else {
+        phalanx::sim::Scenario::draw(seed)
+    };
     println!("{s:?}");
     let o = phalanx::sim::run(&s, std::env::var("SIM_LINES").is_ok());
     for l in &o.lines {
