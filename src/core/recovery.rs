@@ -477,7 +477,10 @@ impl Tally {
                 continue;
             }
             let loser = parts.iter().enumerate().find(|(i, p)| {
-                contributes(spec, chunk.start, chunk.len, Rank(*i as u32), n) && p.live && p.lost.has(id)
+                let gives = contributes(spec, chunk.start, chunk.len, Rank(*i as u32), n) && p.lost.has(id);
+                // Whoever was released can neither serve it nor take it a second time.
+                let gone = p.satisfied && plan.spread.receives(chunk.owner, Rank(*i as u32), n);
+                p.live && (gives || gone)
             });
             if let Some((_, p)) = loser.filter(|_| !crate::planted!(IgnoreLost)) {
                 tally.lost_for_good =

@@ -47,7 +47,7 @@ struct Member {
 }
 
 /// What a run came to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// What broke a property; empty in a good run.
     pub violations: Vec<String>,
