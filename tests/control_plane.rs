@@ -1,5 +1,6 @@
 //! Coordinator and members over real connections, with real engines and real child processes, but no data transport.
 #![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+
 use std::io::{BufRead, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
