@@ -1,5 +1,7 @@
 //! The demo from outside: the built command, its exit code, its one JSON object.
 
+#![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+
 use std::process::{Command, Output};
 
 fn demo(options: &[&str]) -> Output {
