@@ -1,6 +1,6 @@
 //! Links over TCP: one connection per direction, opened by the sender at its first message, proven with the job key.
 //!
-//! Waking: all sockets are edge-triggered in one queue (see [`sockets`]). An edge is consumed when it is taken from
+//! Waking: all sockets are edge-triggered in one queue (see `sockets.rs`). An edge is consumed when it is taken from
 //! the queue, so before the driver parks every socket must have been read until it was empty, or be held back on
 //! purpose. `arm` sees to that: it empties the queue, then reads every link that may have more. Three things stay
 //! unread: a link whose cells are all full, a link whose oldest message is of an epoch to come, and connections of
