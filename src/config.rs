@@ -179,11 +179,7 @@ impl Config {
             })
         };
         let coordinator = must("PHALANX_COORDINATOR")?;
-        let key = must("PHALANX_JOB_KEY")?.parse().map_err(|e: crate::auth::AuthError| ConfigError::Bad {
-            name: "PHALANX_JOB_KEY",
-            value: "(secret)".to_owned(),
-            why: e.to_string(),
-        })?;
+        let key = parsed_key(&must("PHALANX_JOB_KEY")?)?;
         let mut config = Self::new(coordinator, key);
         config.rank = parsed(&vars, "PHALANX_RANK")?;
         config.transport = parsed(&vars, "PHALANX_TRANSPORT")?.unwrap_or_default();
@@ -208,6 +204,22 @@ impl Config {
 #[must_use]
 pub fn log_level() -> Option<String> {
     std::env::var("PHALANX_LOG").ok()
+}
+
+/// The job key, from `PHALANX_JOB_KEY`; `None`: it is not set.
+///
+/// # Errors
+/// When it is set to what is no key.
+pub fn job_key() -> Result<Option<crate::auth::JobKey>, ConfigError> {
+    std::env::var("PHALANX_JOB_KEY").ok().map(|text| parsed_key(&text)).transpose()
+}
+
+fn parsed_key(text: &str) -> Result<crate::auth::JobKey, ConfigError> {
+    text.parse().map_err(|e: crate::auth::AuthError| ConfigError::Bad {
+        name: "PHALANX_JOB_KEY",
+        value: "(secret)".to_owned(),
+        why: e.to_string(),
+    })
 }
 
 fn parsed<V: std::str::FromStr>(

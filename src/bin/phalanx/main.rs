@@ -3,10 +3,17 @@
 mod bench;
 mod bench_overhead;
 mod bench_rank;
+mod chaos;
+mod chaos_rank;
+mod chaos_report;
+mod chaos_world;
+mod coordinator;
 mod demo;
 mod demo_rank;
 mod demo_run;
+mod doctor;
 mod options;
+mod plan;
 mod run;
 mod world;
 
@@ -39,6 +46,11 @@ fn main() -> ExitCode {
     let result = match command.as_deref() {
         Some("demo") => demo::run(rest),
         Some("demo-rank") => demo_rank::run(rest),
+        Some("chaos") => chaos::run(rest),
+        Some("chaos-rank") => chaos_rank::run(rest),
+        Some("coordinator") => coordinator::run(rest),
+        Some("doctor") => doctor::run(rest),
+        Some("plan") => plan::run(rest),
         Some("run") => run::run(rest),
         Some("bench") => bench::run(rest),
         Some("bench-rank") => bench_rank::run(rest),
