@@ -17,7 +17,11 @@ fn every_planted_fault_is_found() {
             let name = format!("{mutant:?}");
             match hunt(mutant, 0..10_000).found {
                 Some((seed, text)) => {
-                    println!("{name:<16} {:>6} seeds  {}", seed + 1, text.chars().take(90).collect::<String>());
+                    println!(
+                        "{name:<16} {:>6} seeds  {}",
+                        seed + 1,
+                        text.chars().take(90).collect::<String>()
+                    );
                 }
                 None => {
                     println!("{name:<16}  10000 seeds  NOT FOUND");

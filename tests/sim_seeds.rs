@@ -8,7 +8,10 @@ fn range(from: u64, count: u64) {
     println!("seeds {from}..{}", from + count);
     let found = sweep(from..from + count, 2);
     let first = found.violations.first();
-    assert!(first.is_none(), "{first:?}; replay: SIM_SEED=N SIM_LINES=1 cargo test --test sim_explain -- --nocapture");
+    assert!(
+        first.is_none(),
+        "{first:?}; replay: SIM_SEED=N SIM_LINES=1 cargo test --test sim_explain -- --nocapture"
+    );
     assert_eq!(found.seeds, count);
 }
 

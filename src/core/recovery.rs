@@ -429,7 +429,9 @@ fn shrink(spec: &Spec, parts: &[Part<'_>], losses: Vec<Loss>) -> Verdict {
             Verdict::Fail { cause: FailCause::RankLost { losses } }
         }
         Collective::Broadcast | Collective::Reduce => Verdict::Shrink {},
-        Collective::AllGather | Collective::ReduceScatter | Collective::State => Verdict::Fail { cause: FailCause::ShapeChanged { losses } },
+        Collective::AllGather | Collective::ReduceScatter | Collective::State => {
+            Verdict::Fail { cause: FailCause::ShapeChanged { losses } }
+        }
     }
 }
 

@@ -342,7 +342,10 @@ impl Caller {
                 let mut now = vec![0; chunk.len as usize * size];
                 open.input.span().part(at, now.len()).read(&mut now);
                 if now != open.original[at..at + now.len()] {
-                    return Some(format!("I3 buffer: k{k} of {id} is neither Input nor Final at {}", self.member));
+                    return Some(format!(
+                        "I3 buffer: k{k} of {id} is neither Input nor Final at {}",
+                        self.member
+                    ));
                 }
             }
         }

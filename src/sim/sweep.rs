@@ -39,9 +39,12 @@ pub fn check(scenario: &Scenario, explain: bool) -> (Outcome, bool) {
             return (outcome, false);
         }
         let calm = run(&scenario.undisturbed(), false);
-        let differs = outcome.results.iter().find(|(key, hash)| calm.results.get(key).is_some_and(|h| h != *hash));
+        let differs =
+            outcome.results.iter().find(|(key, hash)| calm.results.get(key).is_some_and(|h| h != *hash));
         if let Some(((op, rank), _)) = differs {
-            outcome.violations.push(format!("P1 exact: {op} at {rank} has other bits than without the faults"));
+            outcome
+                .violations
+                .push(format!("P1 exact: {op} at {rank} has other bits than without the faults"));
         }
         (outcome, true)
     });

@@ -3,8 +3,8 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
-use phalanx_core::coordinator::{Coordinator, Record, WorldEvent};
 use phalanx_core::bitmap::Bitmap;
+use phalanx_core::coordinator::{Coordinator, Record, WorldEvent};
 use phalanx_core::engine::{Engine, Op};
 use phalanx_core::ids::{ChunkId, DomainId, MemberId, OpId, Rank};
 use phalanx_core::plan::Spread;
@@ -257,7 +257,8 @@ impl World {
     fn check_holders(&mut self) {
         let s = &self.scenario;
         let calm = self.coordinator.as_ref().filter(|c| c.is_steady());
-        let (Some(c), true) = (calm, self.count.is_multiple_of(32) && !s.unretained && s.odd.is_none()) else {
+        let (Some(c), true) = (calm, self.count.is_multiple_of(32) && !s.unretained && s.odd.is_none())
+        else {
             return;
         };
         let seated = || c.view().seats.iter().flatten().filter_map(|m| self.members.get(m));

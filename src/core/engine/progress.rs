@@ -113,7 +113,13 @@ impl Engine {
 
     fn finish(&mut self, id: OpId) {
         let domains: Vec<_> = (0..self.view.world_size())
-            .map(|r| if crate::planted!(CountRanks) { crate::ids::DomainId(r.into()) } else { self.view.domain(Rank(r)) })
+            .map(|r| {
+                if crate::planted!(CountRanks) {
+                    crate::ids::DomainId(r.into())
+                } else {
+                    self.view.domain(Rank(r))
+                }
+            })
             .collect();
         let retain_bytes = self.retain_bytes();
         let lost_max = self.rules.as_ref().map_or(1, |r| r.domains_lost_max);

@@ -203,8 +203,9 @@ fn hand_on(
         return;
     }
     if lacks(&me)
-        && let Some(from) =
-            paths.server(owner, me, Some(lowest)).map(|s| if crate::planted!(OutOfOrder) { lowest } else { s })
+        && let Some(from) = paths
+            .server(owner, me, Some(lowest))
+            .map(|s| if crate::planted!(OutOfOrder) { lowest } else { s })
     {
         steps.push(Step::Take { chunk, from, into: Place::Output });
     }

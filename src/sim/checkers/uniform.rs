@@ -8,8 +8,8 @@ use phalanx_core::spec::Collective;
 use phalanx_core::wire::message::{Decision, FailCause, Verdict};
 
 use super::Finished;
-use phalanx_core::error::OpError;
 use crate::sim::caller::hash;
+use phalanx_core::error::OpError;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Seen {
@@ -80,7 +80,9 @@ impl Uniform {
         let seen = match &f.result {
             Ok((contributors, _)) => Seen::Contributors(contributors.clone()),
             Err(Some(OpError::Evicted { .. })) => return,
-            Err(Some(OpError::Failed { cause: FailCause::Expired { missing }, op, .. })) if missing.is_empty() => {
+            Err(Some(OpError::Failed { cause: FailCause::Expired { missing }, op, .. }))
+                if missing.is_empty() =>
+            {
                 violations.push(format!("I8 liveness: {op} expired, and every rank had called it"));
                 return;
             }
