@@ -2,10 +2,11 @@
 
 use std::ops::Range;
 
-use phalanx::sim::sweep::{Sweep, check, sweep};
 use phalanx::sim::Scenario;
+use phalanx::sim::sweep::{Sweep, check, sweep};
 
-const USAGE: &str = "phalanx sim [--seeds A..B] [--threads N] [--json]   run seeds (default 0..10000, 2 threads)
+const USAGE: &str =
+    "phalanx sim [--seeds A..B] [--threads N] [--json]   run seeds (default 0..10000, 2 threads)
 phalanx sim --seed S [--explain] [--json]           run one seed, print what happened
 phalanx sim --mutants [--seeds A..B]                plant each fault, say which checker finds it";
 
