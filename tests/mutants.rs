@@ -1,5 +1,6 @@
 //! Every planted fault is found by a checker within 10,000 seeds. Needs `--features mutants`.
 #![cfg(feature = "mutants")]
+#![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
 use std::sync::Mutex;
 
