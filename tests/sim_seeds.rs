@@ -1,7 +1,5 @@
 //! Seeds of the simulator: those that failed once, a fixed range, and fresh ones from a printed base.
 
-#![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
-
 use phalanx::sim::Scenario;
 use phalanx::sim::sweep::{check, sweep};
 
