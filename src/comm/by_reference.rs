@@ -15,7 +15,11 @@ impl Communicator {
     ///
     /// # Errors
     /// As [`Communicator::start_all_reduce`].
-    pub fn all_reduce_buffer<T: Element>(&mut self, buffer: &mut Buffer<T>, op: ReduceOp) -> Result<Contributors, Error> {
+    pub fn all_reduce_buffer<T: Element>(
+        &mut self,
+        buffer: &mut Buffer<T>,
+        op: ReduceOp,
+    ) -> Result<Contributors, Error> {
         let ticket = self.post_all_reduce(buffer, op, None)?;
         Ok(self.driver.wait(&ticket)?)
     }
@@ -38,7 +42,11 @@ impl Communicator {
     ///
     /// # Errors
     /// When the buffer holds a result of the open step that a newcomer may ask for; when the call is refused.
-    pub fn start_all_reduce<T: Element>(&mut self, buffer: Buffer<T>, op: ReduceOp) -> Result<Work<T>, Error> {
+    pub fn start_all_reduce<T: Element>(
+        &mut self,
+        buffer: Buffer<T>,
+        op: ReduceOp,
+    ) -> Result<Work<T>, Error> {
         let ticket = self.post_all_reduce(&buffer, op, None)?;
         self.driver.kick();
         Ok(Work { driver: Arc::clone(&self.driver), ticket, buffer })
@@ -100,7 +108,11 @@ impl Communicator {
     ///
     /// # Errors
     /// When the root is no rank; when the buffer holds a result of the open step; what ended the op.
-    pub fn broadcast_buffer<T: Element>(&mut self, buffer: &mut Buffer<T>, root: Rank) -> Result<Contributors, Error> {
+    pub fn broadcast_buffer<T: Element>(
+        &mut self,
+        buffer: &mut Buffer<T>,
+        root: Rank,
+    ) -> Result<Contributors, Error> {
         let spec = self.spec(Collective::Broadcast, T::DTYPE, ReduceOp::Sum, buffer.len(), root, None);
         let ticket = self.post_in_place("broadcast", spec, buffer)?;
         Ok(self.driver.wait(&ticket)?)
@@ -116,7 +128,8 @@ impl Communicator {
         root: Rank,
         algorithm: Algorithm,
     ) -> Result<Contributors, Error> {
-        let spec = self.spec(Collective::Broadcast, T::DTYPE, ReduceOp::Sum, buffer.len(), root, Some(algorithm));
+        let spec =
+            self.spec(Collective::Broadcast, T::DTYPE, ReduceOp::Sum, buffer.len(), root, Some(algorithm));
         let ticket = self.post_in_place("broadcast", spec, buffer)?;
         Ok(self.driver.wait(&ticket)?)
     }

@@ -24,8 +24,8 @@ impl Communicator {
         let n = self.world_size().max(1);
         let count = count as u64;
         let bytes = count * dtype.size() as u64;
-        let chosen =
-            algorithm.unwrap_or_else(|| choose(collective, dtype, reduction, bytes, n, Reproducibility::Canonical));
+        let chosen = algorithm
+            .unwrap_or_else(|| choose(collective, dtype, reduction, bytes, n, Reproducibility::Canonical));
         Spec { collective, dtype, reduction, count, root, algorithm: chosen }
     }
 
@@ -112,7 +112,12 @@ impl Communicator {
     ///
     /// # Errors
     /// When the root is no rank; what ended the op.
-    pub fn reduce<T: Element>(&mut self, values: &mut [T], op: ReduceOp, root: Rank) -> Result<Contributors, Error> {
+    pub fn reduce<T: Element>(
+        &mut self,
+        values: &mut [T],
+        op: ReduceOp,
+        root: Rank,
+    ) -> Result<Contributors, Error> {
         let spec = self.spec(Collective::Reduce, T::DTYPE, op, values.len(), root, None);
         let span = Span::lend(bytemuck::cast_slice_mut(values));
         self.run(spec, true, span, span)

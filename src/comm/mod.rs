@@ -147,7 +147,8 @@ impl Communicator {
         distinct.dedup();
         let index = distinct.iter().position(|c| *c == color).unwrap_or(0) as u32;
         let id = CommId((self.comm.0 * 256 + self.splits) * 4096 + index + 1);
-        let world: Vec<Rank> = self.driver.with_engine(|e| e.group(self.comm).map(<[Rank]>::to_vec)).unwrap_or_default();
+        let world: Vec<Rank> =
+            self.driver.with_engine(|e| e.group(self.comm).map(<[Rank]>::to_vec)).unwrap_or_default();
         let group = world.iter().zip(&colors).filter(|(_, c)| **c == color).map(|(r, _)| *r).collect();
         self.driver.split(id, group)?;
         Ok(Self { driver: Arc::clone(&self.driver), comm: id, splits: 0, is_world: false })

@@ -161,7 +161,9 @@ impl Driver {
             background: Park::new(),
         });
         let of_thread = Arc::clone(&driver);
-        std::thread::Builder::new().name("phalanx-driver".to_owned()).spawn(move || of_thread.run_background())?;
+        std::thread::Builder::new()
+            .name("phalanx-driver".to_owned())
+            .spawn(move || of_thread.run_background())?;
         Ok(driver)
     }
 
@@ -310,7 +312,12 @@ fn evicted(error: &OpError) -> CallError {
 }
 
 impl Inner {
-    fn admit(&mut self, id: OpId, memory: (Span, Span), keep: Option<Box<dyn std::any::Any + Send>>) -> Arc<Ticket> {
+    fn admit(
+        &mut self,
+        id: OpId,
+        memory: (Span, Span),
+        keep: Option<Box<dyn std::any::Any + Send>>,
+    ) -> Arc<Ticket> {
         let ticket = Arc::new(Ticket::default());
         self.executor.attach(id, memory.0, memory.1);
         self.tickets.insert(id, Arc::clone(&ticket));
@@ -332,7 +339,9 @@ impl Inner {
             match event {
                 ControlEvent::Message(message) => self.executor.engine.handle_message(message, now_ms),
                 ControlEvent::Connected => self.executor.engine.handle_connected(),
-                ControlEvent::Lost { cause, .. } => tracing::warn!(%cause, "connection to the coordinator lost"),
+                ControlEvent::Lost { cause, .. } => {
+                    tracing::warn!(%cause, "connection to the coordinator lost")
+                }
             }
         }
         if moved || now_ms >= self.next_timeout_ms {

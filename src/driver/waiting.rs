@@ -19,7 +19,11 @@ const STAY_AWAY: Duration = Duration::from_millis(2);
 
 impl Driver {
     /// Drives, or lets another thread drive, until `done` says what came out.
-    pub(super) fn wait_until<R>(&self, ticket: Option<&Ticket>, mut done: impl FnMut(&mut Inner) -> Option<R>) -> R {
+    pub(super) fn wait_until<R>(
+        &self,
+        ticket: Option<&Ticket>,
+        mut done: impl FnMut(&mut Inner) -> Option<R>,
+    ) -> R {
         self.waiters.fetch_add(1, Ordering::AcqRel);
         if self.parked.load(Ordering::Acquire) {
             self.bell.ring(); // The background thread leaves the poll to this one.

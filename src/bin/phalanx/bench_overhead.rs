@@ -24,9 +24,11 @@ pub fn run(options: &Options) -> Result<i32, String> {
     }
     replace.world.rules = Rules { policy: Policy::Replace, ..replace.world.rules.clone() };
     replace.world.spares = replace.world.spares.max(1);
+    // Where the kernel puts the ranks matters more than what is measured here; so they stay where they are put, and both
+    // worlds have the same processes.
+    replace.pin = true;
     let mut abort = replace.clone();
     abort.world.rules = Rules { policy: Policy::Abort, ..abort.world.rules.clone() };
-    abort.world.spares = 0;
     let mut overheads = vec![Vec::with_capacity(rounds); replace.sizes.len()];
     for round in 0..rounds {
         // Whoever goes first finds the other state of the machine: take turns.
@@ -90,7 +92,8 @@ fn interval(list: &[f64]) -> (f64, f64) {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut medians: Vec<f64> = (0..RESAMPLES)
         .map(|_| {
-            let mut sample: Vec<f64> = (0..list.len()).map(|_| list[(next(&mut state) % list.len() as u64) as usize]).collect();
+            let mut sample: Vec<f64> =
+                (0..list.len()).map(|_| list[(next(&mut state) % list.len() as u64) as usize]).collect();
             median(&mut sample)
         })
         .collect();

@@ -140,7 +140,14 @@ pub struct ReceiveRing {
 impl ReceiveRing {
     /// The receiving end of a segment that its sender has just made.
     pub fn new(segment: Segment) -> Self {
-        Self { segment, cursor: ReceiveCursor::default(), large: 0, head: None, is_shown: false, is_told: false }
+        Self {
+            segment,
+            cursor: ReceiveCursor::default(),
+            large: 0,
+            head: None,
+            is_shown: false,
+            is_told: false,
+        }
     }
 
     /// Header of the first message that waits.
