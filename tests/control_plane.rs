@@ -1,4 +1,5 @@
 //! Coordinator and members over real connections, with real engines and real child processes, but no data transport.
+#![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
 use std::io::{BufRead, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -62,6 +63,7 @@ fn steady(epoch: u64, rank: u32) -> Note {
     Note::At { epoch: Epoch(epoch), rank: Some(Rank(rank)), steady: true }
 }
 
+#[expect(clippy::large_enum_variant, reason = "a test")]
 enum Tell {
     Control(ControlEvent),
     Leave,

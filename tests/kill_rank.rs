@@ -1,5 +1,7 @@
 //! Real ranks that are killed, stopped and continued, through the built `phalanx`.
 
+#![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+
 use std::io::{BufRead, BufReader};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command, Output, Stdio};

@@ -2,7 +2,14 @@
 #[test]
 fn explain() {
     let seed: u64 = std::env::var("SIM_SEED").ok().and_then(|v| v.parse().ok()).unwrap_or(0);
-    let s = phalanx::sim::Scenario::draw(seed);
+    let mut s = if std::env::var("SIM_BASIC").is_ok() {
+        phalanx::sim::Scenario::basic(seed)
+    } else {
+        phalanx::sim::Scenario::draw(seed)
+    };
+    if let Some(ms) = std::env::var("SIM_TIMEOUT").ok().and_then(|v| v.parse().ok()) {
+        s.rules.op_timeout_ms = ms;
+    }
     println!("{s:?}");
     let o = phalanx::sim::run(&s, std::env::var("SIM_LINES").is_ok());
     for l in &o.lines {

@@ -204,6 +204,7 @@ fn a_member_that_sends_no_message_is_one_fault() {
         scene.read_to_end(&mut guest);
         scene.exchange();
         assert!(scene.b.transport.peek(GUEST).is_none());
+        (0..10).for_each(|_| scene.turn());
         let [LinkEvent::Fault { member, cause }] = &scene.events[..] else { panic!("{:?}", scene.events) };
         assert!(*member == GUEST && cause.contains("data message"), "{cause}");
     }

@@ -1,5 +1,5 @@
 //! Damaged frames: every decoder ends with a value or an error, never with a panic. The base of the run is printed; set
-//! `WIRE_FUZZ_ROUNDS` for a longer one.
+//! `SIM_FUZZ_ROUNDS` for a longer one.
 
 #![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
@@ -103,7 +103,7 @@ fn damage(frame: &mut Vec<u8>, random: &mut Random) {
 
 #[test]
 fn damaged_frames_never_panic_a_decoder() {
-    let rounds: u64 = std::env::var("WIRE_FUZZ_ROUNDS").ok().and_then(|v| v.parse().ok()).unwrap_or(200_000);
+    let rounds: u64 = std::env::var("SIM_FUZZ_ROUNDS").ok().and_then(|v| v.parse().ok()).unwrap_or(200_000);
     let base = u64::from(std::process::id());
     println!("base {base}, {rounds} rounds");
     let corpus = corpus();

@@ -104,7 +104,8 @@ impl Drop for Keep {
     }
 }
 
-/// An op under way, with the buffer it works on. Forgetting it is safe: the runtime keeps the memory as long as it needs.
+/// An op under way, with the buffer it works on. Forgetting it is safe: the runtime keeps the memory as long as it
+/// needs.
 #[derive(Debug)]
 #[must_use = "an op that nobody waits for has a result that nobody gets"]
 pub struct Work<T> {

@@ -52,8 +52,8 @@ pub enum Error {
 
 /// A group of ranks that run collectives together.
 ///
-/// Calls are made by every rank in the same order. A rank that dies is replaced, left out, or ends the op for all, as the
-/// world's policy says; with policy replace, inside a [step](Communicator::step), survivors never see an error.
+/// Calls are made by every rank in the same order. A rank that dies is replaced, left out, or ends the op for all, as
+/// the world's policy says; with policy replace, inside a [step](Communicator::step), survivors never see an error.
 ///
 /// # Example
 /// ```no_run

@@ -27,8 +27,8 @@ impl<'a> Regions<'a> {
 
 /// What a step starts from: parameters, optimizer state, counters. Replicated: the same at every rank.
 ///
-/// A newcomer gets it from the survivors, byte for byte; so everything that decides what the step does must be in it, or
-/// follow from the step's number and the rank.
+/// A newcomer gets it from the survivors, byte for byte; so everything that decides what the step does must be in it,
+/// or follow from the step's number and the rank.
 pub trait State {
     /// Its memory.
     fn regions(&mut self) -> Regions<'_>;
@@ -64,12 +64,12 @@ impl Step<'_> {
 }
 
 impl Communicator {
-    /// Runs one step: `body` calls its collectives and computes what changes; then the step is committed, and the caller
-    /// applies the change to `state`. `None`: `limit` steps are committed, or the run ended without this spare.
+    /// Runs one step: `body` calls its collectives and computes what changes; then the step is committed, and the
+    /// caller applies the change to `state`. `None`: `limit` steps are committed, or the run ended without this spare.
     ///
-    /// When a rank dies, survivors wait inside their op; the spare that takes its seat gets `state` as it was at the begin
-    /// of the step, runs `body` from its start, and catches up. So `body` must compute the same for the same state, step
-    /// number and rank. The same loop serves rank and spare:
+    /// When a rank dies, survivors wait inside their op; the spare that takes its seat gets `state` as it was at the
+    /// begin of the step, runs `body` from its start, and catches up. So `body` must compute the same for the same
+    /// state, step number and rank. The same loop serves rank and spare:
     ///
     /// ```no_run
     /// use phalanx::{Communicator, ReduceOp};

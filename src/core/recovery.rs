@@ -70,12 +70,16 @@ pub fn decide(evidence: &Evidence<'_>) -> Result<Decision, SpareMissing> {
     for (comm, group) in judge.communicators() {
         let step_first = judge.step_first(comm);
         let mut broken = judge.standing_failure(comm, &group);
+        let mut failed = false;
         for seq in judge.op_seqs(comm, step_first) {
-            let decision = judge.op(OpId { comm, seq }, &group, broken.as_ref());
-            if let Verdict::Fail { cause } = &decision.verdict
-                && matches!(cause, FailCause::Unrecoverable { .. } | FailCause::RankLost { .. })
-            {
-                broken.get_or_insert_with(|| cause.clone());
+            let decision = judge.op(OpId { comm, seq }, &group, broken.as_ref(), failed);
+            if let Verdict::Fail { cause } = &decision.verdict {
+                failed = true;
+                // A rank that is given an error calls something else from there on, or nothing: the common order is
+                // gone. Where only the shape no longer fits, every rank is told the same and may call on.
+                if !matches!(cause, FailCause::ShapeChanged { .. }) {
+                    broken.get_or_insert_with(|| cause.clone());
+                }
             }
             ops.push(decision);
         }
@@ -222,7 +226,13 @@ impl Judge<'_> {
         self.evidence.losses.iter().filter(|l| group.contains(&l.rank)).cloned().collect()
     }
 
-    fn op(&self, id: OpId, comm_group: &[Rank], broken: Option<&FailCause>) -> OpDecision {
+    fn op(
+        &self,
+        id: OpId,
+        comm_group: &[Rank],
+        broken: Option<&FailCause>,
+        failed_before: bool,
+    ) -> OpDecision {
         let records: Vec<(Rank, &OpReport)> = self
             .comm_reports(id.comm)
             .filter_map(|(rank, _, c)| Some((rank, c.ops.iter().find(|o| o.seq == id.seq)?)))
@@ -267,7 +277,11 @@ impl Judge<'_> {
             }
         };
         let parts = self.parts(&records, &group, attempt, &plan, id);
-        let verdict = self.verdict(id, &dense, &plan, &parts, broken);
+        let given_up = broken.filter(|_| failed_before && lacks_uncalled(&plan, &parts));
+        let verdict = match given_up {
+            Some(cause) => Verdict::Fail { cause: cause.clone() },
+            None => self.verdict(id, &dense, &plan, &parts, broken),
+        };
         let group = match verdict {
             Verdict::Shrink {} => group.into_iter().filter(|r| self.view.occupant(*r).is_some()).collect(),
             Verdict::Keep {} | Verdict::Repair {} | Verdict::Fail { .. } => group,
@@ -390,6 +404,15 @@ impl Judge<'_> {
     }
 }
 
+/// Whether a rank that has not called the op is due something of it. After an earlier op that ends with an error it
+/// will not call, and whoever serves it would wait for ever.
+fn lacks_uncalled(plan: &Plan, parts: &[Part<'_>]) -> bool {
+    parts.iter().enumerate().any(|(i, p)| {
+        let uncalled = p.live && p.record.is_none() && !p.satisfied;
+        uncalled && plan.chunks.iter().any(|c| plan.spread.receives(c.owner, Rank(i as u32), plan.world_size))
+    })
+}
+
 fn named_release(parts: &[Part<'_>]) -> String {
     parts
         .iter()
@@ -456,7 +479,10 @@ impl Tally {
                 continue;
             }
             let loser = parts.iter().enumerate().find(|(i, p)| {
-                contributes(spec, chunk.start, chunk.len, Rank(*i as u32), n) && p.live && p.lost.has(id)
+                let gives = contributes(spec, chunk.start, chunk.len, Rank(*i as u32), n) && p.lost.has(id);
+                // Whoever was released can neither serve it nor take it a second time.
+                let gone = p.satisfied && plan.spread.receives(chunk.owner, Rank(*i as u32), n);
+                p.live && (gives || gone)
             });
             if let Some((_, p)) = loser.filter(|_| !crate::planted!(IgnoreLost)) {
                 tally.lost_for_good =

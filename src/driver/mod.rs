@@ -332,7 +332,8 @@ impl Inner {
     /// Everything that can be done now; true if anything moved.
     fn turn(&mut self, started: Instant) -> bool {
         let mut moved = false;
-        let now_ms = millis(started);
+        let now = started.elapsed();
+        let now_ms = now.as_millis() as u64;
         while let Ok(event) = self.control.try_recv() {
             moved = true;
             match event {
@@ -347,7 +348,7 @@ impl Inner {
             self.executor.engine.handle_timeout(now_ms);
             self.next_timeout_ms = self.executor.engine.poll_timeout().unwrap_or(u64::MAX);
         }
-        self.executor.transport.tick(started.elapsed().as_micros() as u64);
+        self.executor.transport.tick(now.as_micros() as u64);
         moved |= self.executor.turn(now_ms);
         moved |= self.take_notices();
         while let Some(message) = self.executor.engine.poll_message() {

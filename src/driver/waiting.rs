@@ -7,10 +7,11 @@ use std::time::Duration;
 use super::{Driver, Inner, Ticket};
 use crate::transport::Transport;
 
-/// Turns without progress before the core is yielded after each.
-const SPINS: u32 = 64;
+/// Turns without progress before the core is yielded after each. Where ranks share a core, the one that is waited for
+/// runs no sooner than the one that waits gives the core up; where they do not, a yield returns at once.
+const SPINS: u32 = 2;
 /// Yields without progress before the driver parks.
-const YIELDS: u32 = 400;
+const YIELDS: u32 = 100;
 /// A caller that cannot drive looks again so often.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 /// The background thread stays away for so long after a caller has driven.

@@ -329,7 +329,8 @@ impl Caller {
     /// I3: a chunk of a buffer that its result replaces is Input, byte for byte, until it is Final.
     pub fn spoiled_input(&mut self, engine: &Engine) -> Option<String> {
         for (id, open) in self.open.iter_mut().filter(|(_, o)| !o.over && !o.original.is_empty()) {
-            let Some(op) = engine.op(*id) else { continue };
+            // A call that differs from what the others called keeps their plan until the coordinator ends it.
+            let Some(op) = engine.op(*id).filter(|o| o.spec.count == o.plan.spec.count) else { continue };
             let size = op.spec.dtype.size();
             let (from, len) = op.plan.spec.input_range(op.place, op.plan.world_size);
             for (k, chunk) in op.plan.chunks.iter().enumerate() {

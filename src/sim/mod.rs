@@ -8,6 +8,7 @@ pub mod checkers;
 pub mod net;
 pub mod random;
 pub mod scenario;
+pub mod sweep;
 pub mod world;
 
 pub use scenario::Scenario;

@@ -90,6 +90,8 @@ impl Scenario {
         let mut r = Random::new(mix(&[seed, 9]));
         let n = s.rules.world_size;
         let rank = r.below(u64::from(n)) as u32;
+        // A rank that was given an error calls nothing more; the others must learn of it by a deadline.
+        s.rules.op_timeout_ms = 20_000;
         s.rules.retain_bytes = r.pick(&[0u32, 64, 64 * 1024]);
         match r.below(10) {
             0 | 1 => {
@@ -100,7 +102,7 @@ impl Scenario {
             2..5 => s.after_release = Some((rank, r.between(1, 4) as u32, r.pick(&[1u32, 1, 2, 3]))),
             5 if n > 1 => {
                 s.odd = Some(if r.chance(50) { OddCall::Other(rank) } else { OddCall::Never(rank) });
-                s.rules.op_timeout_ms = 300;
+                s.rules.op_timeout_ms = 10_000;
                 s.asynchronous = false;
                 if r.chance(70) {
                     s.faults.clear();

@@ -47,7 +47,7 @@ struct Member {
 }
 
 /// What a run came to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// What broke a property; empty in a good run.
     pub violations: Vec<String>,
@@ -243,7 +243,7 @@ impl World {
     /// I9: at rest nothing is kept. Under policies without steps the last ops wait for the watermark of a beat.
     fn check_rest(&mut self) {
         let replace = self.scenario.rules.policy == Policy::Replace;
-        if !replace || self.losses > 0 {
+        if !replace || self.losses > 0 || self.checks.ended.1 > 0 || self.scenario.odd.is_some() {
             return;
         }
         for m in self.members.values().filter(|m| m.alive && m.caller.error.is_none()) {

@@ -17,7 +17,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("sim", &["device", "driver", "transport"]), // one more transport, under the same executor
     ("launch", &["auth", "control"]),
     ("demo", &["comm", "config"]),
-    ("comm", &["auth", "config", "control", "device", "driver", "sync", "transport"]),
+    ("comm", &["auth", "config", "control", "device", "driver", "launch", "sync", "transport"]),
     ("bin", &["auth", "comm", "config", "control", "demo", "device", "launch", "sim"]),
 ];
 

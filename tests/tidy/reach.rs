@@ -12,12 +12,13 @@ fn is_root(path: &str) -> bool {
         return true;
     }
     let parts: Vec<&str> = path.split('/').collect();
-    match parts[..] {
-        ["src", "bin", _] | ["src", "bin", _, "main.rs"] => true,
-        ["tests" | "benches" | "examples", _] => true,
-        ["tests" | "benches" | "examples", _, "main.rs"] => true,
-        _ => false,
-    }
+    matches!(
+        parts[..],
+        ["src", "bin", _]
+            | ["src", "bin", _, "main.rs"]
+            | ["tests" | "benches" | "examples", _]
+            | ["tests" | "benches" | "examples", _, "main.rs"]
+    )
 }
 
 /// Folder in which the modules that a file declares have their files.

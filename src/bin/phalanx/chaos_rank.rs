@@ -49,16 +49,13 @@ pub fn run(args: Vec<OsString>) -> Result<i32, String> {
 }
 
 fn ending(error: &Error) -> Ending {
-    let is_lost = |cause: &FailCause| matches!(cause, FailCause::RankLost { .. });
-    match error {
-        Error::Op(OpError::Failed { cause, .. }) | Error::Call(CallError::Broken { cause, .. })
-            if is_lost(cause) =>
-        {
-            Ending::Aborted
-        }
-        Error::Op(OpError::Evicted { .. }) | Error::Call(CallError::Evicted { .. }) => Ending::Evicted,
-        _ => Ending::Failed,
-    }
+    let (Error::Op(OpError::Failed { cause, .. }) | Error::Call(CallError::Broken { cause, .. })) = error
+    else {
+        let is_out =
+            matches!(error, Error::Op(OpError::Evicted { .. }) | Error::Call(CallError::Evicted { .. }));
+        return if is_out { Ending::Evicted } else { Ending::Failed };
+    };
+    if matches!(cause, FailCause::RankLost { .. }) { Ending::Aborted } else { Ending::Failed }
 }
 
 /// What one rank puts into one op: `first + i * stride`, so that a sum over ranks is of the same form and costs one

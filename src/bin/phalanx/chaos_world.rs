@@ -63,7 +63,7 @@ pub fn play(task: &Task, tally: &mut Tally, random: &mut Random) -> Result<End, 
 /// What a seated process said last.
 struct Heard {
     at: Instant,
-    /// It has reported progress, so it has run for a while.
+    /// It has reported progress over undisturbed ops, so it has run for a while.
     is_warm: bool,
     op: u64,
     line: String,
@@ -349,7 +349,7 @@ impl<'a> Run<'a> {
             Stage::Struck(strike) if !is_victim => Some(strike),
             Stage::Struck(_) | Stage::Settling | Stage::Aiming(_) | Stage::Over => None,
         };
-        let is_progress = matches!(report, Report::Progress { .. });
+        let is_progress = matches!(report, Report::Progress { op_us: 1.., .. });
         let op = match report {
             Report::Progress { op, op_us, .. } => {
                 if op_us > 0 && !is_victim {

@@ -52,10 +52,9 @@ pub fn run(args: Vec<OsString>) -> Result<i32, String> {
         }
     })
     .map_err(|e| e.to_string())?;
-    let interrupt = Interrupt::watch(move |signal| {
-        let _ = tell.send(128 + signal);
-    })
-    .map_err(|e| e.to_string())?;
+    let interrupt =
+        // The receiver is gone only when this command ends anyway.
+        Interrupt::watch(move |signal| _ = tell.send(128 + signal)).map_err(|e| e.to_string())?;
     println!("{}", how_to_start(server.address(), ranks));
     if is_fresh {
         eprintln!("PHALANX_JOB_KEY={}", key.to_hex());

@@ -93,10 +93,10 @@ pub fn run(args: Vec<OsString>) -> Result<i32, String> {
         println!("{}", summary.to_json());
     } else {
         show.finish(&summary);
-        if let Some(stall_ms) = summary.stall_ms {
-            let hit = if summary.kill_in_flight { "in flight when its rank died" } else { "NOT in flight" };
+        if kill.is_some() {
+            let hit =
+                if summary.kill_in_flight { "in flight at the fence" } else { "NOT in flight at the fence" };
             println!("{:<22}{hit}", "the all-reduce was");
-            println!("{:<22}{stall_ms:.2} ms longer than an undisturbed step", "it took");
         }
     }
     let hit = kill.is_none() || summary.kill_in_flight;

@@ -213,9 +213,6 @@ struct Run {
     killed: Option<(Instant, u32)>,
     passed: BTreeMap<Milestone, f64>,
     resumed: BTreeSet<Rank>,
-    last_step: BTreeMap<Rank, Instant>,
-    /// Times of steps before the kill.
-    steps_ms: Vec<f64>,
     kill_in_flight: bool,
     survivor_errors: u32,
     hashes: BTreeMap<Rank, ParamsHash>,
@@ -235,8 +232,6 @@ impl Run {
             killed: None,
             passed: BTreeMap::new(),
             resumed: BTreeSet::new(),
-            last_step: BTreeMap::new(),
-            steps_ms: Vec::new(),
             kill_in_flight: false,
             survivor_errors: 0,
             hashes: BTreeMap::new(),
@@ -321,13 +316,7 @@ impl Run {
                     self.pass(Milestone::Replayed, at, show);
                 }
             }
-            Report::Step { step, rank, loss } => {
-                let last = self.last_step.insert(rank, at);
-                if let Some(last) = last.filter(|_| self.kill.is_none_or(|kill| step < kill.step)) {
-                    self.steps_ms.push(ms(at.saturating_duration_since(last)));
-                }
-                show.handle(&DemoEvent::Step { rank, step, loss });
-            }
+            Report::Step { step, rank, loss } => show.handle(&DemoEvent::Step { rank, step, loss }),
             Report::Milestone { milestone, rank, .. } => {
                 if self.killed.is_some() && milestone == Milestone::Resumed {
                     self.resumed.insert(rank);
@@ -366,15 +355,12 @@ impl Run {
         show.handle(&DemoEvent::Milestone { milestone, since_kill_ms });
     }
 
-    fn outcome(mut self, code: i32) -> Outcome {
-        self.steps_ms.sort_by(f64::total_cmp);
-        let step_ms = self.steps_ms.get(self.steps_ms.len() / 2).copied().unwrap_or(0.0);
+    fn outcome(self, code: i32) -> Outcome {
         let passed = |milestone| self.passed.get(&milestone).copied();
         let all_resumed = self.resumed.len() == self.ranks as usize;
-        // Two digits after the point, as all times have.
-        let less_a_step = |at: f64| ((at - step_ms).max(0.0) * 100.0).round() / 100.0;
         let times = self.killed.map(|_| Times {
-            stall_ms: passed(Milestone::Resumed).filter(|_| all_resumed).map(less_a_step),
+            // Nothing is taken off for what a step takes anyway: when the kill came the gradients were computed.
+            stall_ms: passed(Milestone::Resumed).filter(|_| all_resumed),
             detect_ms: passed(Milestone::Detected),
             reseat_ms: passed(Milestone::Reseated),
             state_ms: passed(Milestone::Transferred),

@@ -258,8 +258,8 @@ impl Engine {
         Spec { collective, dtype: Dtype::U8, reduction: ReduceOp::Sum, count: 0, root: Rank(0), algorithm }
     }
 
-    /// The caller took its state regions back: after a commit nothing else happens; in an open step that the caller gave
-    /// up nothing of them is served any more.
+    /// The caller took its state regions back: after a commit nothing else happens; in an open step that the caller
+    /// gave up nothing of them is served any more.
     pub fn handle_state_gone(&mut self) {
         if let Some(transfer) = &mut self.transfer {
             transfer.op.posted = false;

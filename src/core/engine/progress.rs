@@ -32,7 +32,8 @@ impl Engine {
 
     /// A rank joins the commit once all its ops of the step are complete here.
     fn may_commit(&self, commit: OpId) -> bool {
-        self.comms.values().all(|c| c.ops.values().all(|o| o.id >= commit || o.released))
+        let behind = |o: &Op| o.id.comm == commit.comm && o.id >= commit;
+        self.comms.values().all(|c| c.ops.values().all(|o| behind(o) || !o.posted || o.released))
     }
 
     /// The header of a message of `op`.

@@ -80,6 +80,12 @@ impl Uniform {
         let seen = match &f.result {
             Ok((contributors, _)) => Seen::Contributors(contributors.clone()),
             Err(Some(OpError::Evicted { .. })) => return,
+            Err(Some(OpError::Failed { cause: FailCause::Expired { missing }, op, .. }))
+                if missing.is_empty() =>
+            {
+                violations.push(format!("I8 liveness: {op} expired, and every rank had called it"));
+                return;
+            }
             Err(Some(OpError::Failed { cause, .. })) => Seen::Failed(Some(cause.clone())),
             Err(_) => Seen::Failed(None),
         };

@@ -163,13 +163,13 @@ impl Links {
         }
     }
 
-    /// Whether one of the links has something to do.
-    pub fn has_news(&mut self, open: Epoch) -> bool {
+    /// Whether one of the links has something to do that was not told before.
+    pub fn take_news(&mut self, open: Epoch) -> bool {
         let room = match &mut self.outgoing {
-            Outgoing::Up(up) => up.ring.has_news(),
+            Outgoing::Up(up) => up.ring.take_news(),
             Outgoing::Closed | Outgoing::Dialing(_) | Outgoing::Broken => false,
         };
-        room || self.incoming.as_mut().is_some_and(|up| up.ring.has_news(open))
+        room || self.incoming.as_mut().is_some_and(|up| up.ring.take_news(open))
     }
 }
 

@@ -395,7 +395,8 @@ impl Transport for ShmTransport {
         self.report_faults(events);
     }
 
-    /// A message that `peek` has handed out already does not keep the driver awake: it knows of it.
+    /// A message that `peek` has handed out already does not keep the driver awake: it knows of it. One that waits on a
+    /// link that nobody looks at does so once.
     fn arm(&mut self) -> bool {
         if std::mem::take(&mut self.offer_again) || self.has_faults || self.accepts_again {
             return false;
@@ -403,7 +404,7 @@ impl Transport for ShmTransport {
         let (epoch, listed) = (self.epoch, |links: &&mut Links| links.is_listed);
         self.links.values_mut().filter(listed).for_each(|links| links.announce_park());
         settle_park();
-        let has_news = self.links.values_mut().filter(listed).any(|links| links.has_news(epoch));
+        let has_news = self.links.values_mut().filter(listed).any(|links| links.take_news(epoch));
         if has_news {
             self.links.values().for_each(Links::cancel_park);
         }

@@ -111,6 +111,15 @@ impl SendRing {
     pub fn has_news(&mut self) -> bool {
         self.wanted.is_some_and(|bytes| self.has_room(bytes) != Ok(false))
     }
+
+    /// As [`has_news`](Self::has_news), but true only once: whoever still wants the room asks for it again.
+    pub fn take_news(&mut self) -> bool {
+        let has_news = self.has_news();
+        if has_news {
+            self.wanted = None;
+        }
+        has_news
+    }
 }
 
 /// The receiving end.
@@ -124,12 +133,21 @@ pub struct ReceiveRing {
     head: Option<Header>,
     /// Whether the first message was handed out.
     is_shown: bool,
+    /// Whether the first message has kept the driver awake once.
+    is_told: bool,
 }
 
 impl ReceiveRing {
     /// The receiving end of a segment that its sender has just made.
     pub fn new(segment: Segment) -> Self {
-        Self { segment, cursor: ReceiveCursor::default(), large: 0, head: None, is_shown: false }
+        Self {
+            segment,
+            cursor: ReceiveCursor::default(),
+            large: 0,
+            head: None,
+            is_shown: false,
+            is_told: false,
+        }
     }
 
     /// Header of the first message that waits.
@@ -140,7 +158,7 @@ impl ReceiveRing {
         let message = self.cursor.position();
         if self.head.is_none() && self.cursor.is_ready(self.segment.stamp(message)) {
             self.head = Some(Header::from_wire(&self.segment.read_header(message), SLOT_BYTES)?);
-            self.is_shown = false;
+            (self.is_shown, self.is_told) = (false, false);
         }
         Ok(self.head)
     }
@@ -163,7 +181,7 @@ impl ReceiveRing {
 
     /// Lets the first message count as news again.
     pub const fn forget_shown(&mut self) {
-        self.is_shown = false;
+        (self.is_shown, self.is_told) = (false, false);
     }
 
     /// Gives the first message's room back, if one was read; true: the sender sleeps, ring its bell.
@@ -194,6 +212,12 @@ impl ReceiveRing {
             Ok(None) => false,
             Err(_) => true,
         }
+    }
+
+    /// As [`has_news`](Self::has_news), but true only once a message: one that the driver does not want yet must not
+    /// keep it awake for as long as it waits.
+    pub fn take_news(&mut self, open: Epoch) -> bool {
+        self.has_news(open) && !std::mem::replace(&mut self.is_told, true)
     }
 
     /// The whole segment, for tests that overwrite it.
@@ -272,7 +296,8 @@ mod tests {
         payload.part(0, 1).read(&mut first);
         assert_eq!(first, [0]);
         receive.release();
-        assert!(send.has_news());
+        assert!(send.take_news());
+        assert!(!send.take_news());
         assert!(send.reserve(INLINE_BYTES + 1).unwrap().is_some());
     }
 
@@ -288,7 +313,12 @@ mod tests {
         let _payload = receive.payload(&head);
         assert!(!receive.has_news(Epoch(4)) && receive.is_shown());
         receive.forget_shown();
-        assert!(receive.has_news(Epoch(4)));
+        assert!(receive.take_news(Epoch(4)));
+        assert!(!receive.take_news(Epoch(4)), "an unwanted message keeps the driver awake once");
+        receive.release();
+        send.reserve(0).unwrap().unwrap();
+        send.commit(&header(1, 0));
+        assert!(receive.take_news(Epoch(4)), "the next one is news again");
     }
 
     proptest! {

@@ -1,6 +1,6 @@
 //! Links over TCP: one connection per direction, opened by the sender at its first message, proven with the job key.
 //!
-//! Waking: all sockets are edge-triggered in one queue (see [`sockets`]). An edge is consumed when it is taken from
+//! Waking: all sockets are edge-triggered in one queue (see `sockets.rs`). An edge is consumed when it is taken from
 //! the queue, so before the driver parks every socket must have been read until it was empty, or be held back on
 //! purpose. `arm` sees to that: it empties the queue, then reads every link that may have more. Three things stay
 //! unread: a link whose cells are all full, a link whose oldest message is of an epoch to come, and connections of
@@ -45,6 +45,8 @@ pub use listen::ListenError;
 pub const PROVE_WITHIN_US: u64 = 5_000_000;
 /// Connections accepted in one turn; the handshakes of these get their turn before more come in.
 const ACCEPTS_MAX: usize = 64;
+/// While awake and with nothing held back, the queue is looked at once in so many turns: `peek` reads without it.
+const TURNS_PER_LOOK: u32 = 16;
 /// Times `arm` empties the queue before it tells the driver to stay awake: a flood must not hold the driver here.
 const ARM_TURNS_MAX: usize = 16;
 
@@ -96,6 +98,9 @@ pub struct TcpTransport {
     is_accepting: bool,
     noticed: Vec<LinkEvent>,
     now_us: u64,
+    turns_to_look: u32,
+    /// A link has messages that the kernel did not take, or had no room for one: an event will tell when it has.
+    is_held_back: bool,
 }
 
 impl TcpTransport {
@@ -128,6 +133,8 @@ impl TcpTransport {
             is_accepting: true,
             noticed: Vec::new(),
             now_us: 0,
+            turns_to_look: 0,
+            is_held_back: false,
         })
     }
 
@@ -172,6 +179,19 @@ impl TcpTransport {
             self.accept();
         }
         any
+    }
+
+    /// Looks at the queue where an event is waited for, and otherwise now and then.
+    fn look(&mut self) {
+        if self.turns_to_look > 0 && self.opening == 0 && !self.is_held_back && !self.is_accepting {
+            self.turns_to_look -= 1;
+            return;
+        }
+        self.turns_to_look = TURNS_PER_LOOK;
+        self.turn();
+        if self.is_held_back {
+            self.is_held_back = self.links.values().any(|link| link.outgoing.is_held_back());
+        }
     }
 
     /// Takes in new connections and gives each its nonce.
@@ -406,12 +426,17 @@ impl Transport for TcpTransport {
             "{payload_bytes} payload bytes do not fit a slot of {SLOT_BYTES}"
         );
         self.connect(to);
-        self.links.get_mut(&to)?.outgoing.reserve(payload_bytes, &mut self.pool)
+        let outgoing = &mut self.links.get_mut(&to)?.outgoing;
+        let slot = outgoing.reserve(payload_bytes, &mut self.pool);
+        self.is_held_back |= outgoing.is_held_back();
+        slot
     }
 
     fn commit(&mut self, to: MemberId, header: &Header) {
         let Some(link) = self.links.get_mut(&to) else { return };
-        if let Err(cause) = link.outgoing.commit(header, &mut self.pool) {
+        let committed = link.outgoing.commit(header, &mut self.pool);
+        self.is_held_back |= link.outgoing.is_held_back();
+        if let Err(cause) = committed {
             self.break_outgoing(to, &cause);
         }
     }
@@ -424,14 +449,16 @@ impl Transport for TcpTransport {
         );
         self.connect(to);
         let Some(link) = self.links.get_mut(&to) else { return false };
-        link.outgoing.post(header, payload, &mut self.pool).unwrap_or_else(|cause| {
+        let posted = link.outgoing.post(header, payload, &mut self.pool);
+        self.is_held_back |= link.outgoing.is_held_back();
+        posted.unwrap_or_else(|cause| {
             self.break_outgoing(to, &cause);
             false
         })
     }
 
     fn progress(&mut self, events: &mut Vec<LinkEvent>) {
-        self.turn();
+        self.look();
         self.expire();
         events.append(&mut self.noticed);
     }
@@ -452,7 +479,9 @@ impl Transport for TcpTransport {
         is_quiet && !self.is_accepting
     }
 
-    fn disarm(&mut self) {}
+    fn disarm(&mut self) {
+        self.turns_to_look = 0;
+    }
 
     fn stale(&self) -> u64 {
         self.stale

@@ -131,6 +131,11 @@ impl Outgoing {
         !self.is_flush_awaited
     }
 
+    /// Whether an event is waited for before more can be sent.
+    pub fn is_held_back(&self) -> bool {
+        !self.is_closed() && (self.refused || !self.queue.is_empty())
+    }
+
     /// A slot with room for `payload_bytes`.
     pub fn reserve(&mut self, payload_bytes: usize, pool: &mut Pool) -> Option<Span> {
         let is_up = matches!(self.state, State::Up(_));

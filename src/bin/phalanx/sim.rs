@@ -1,0 +1,172 @@
+//! `phalanx sim`: seeds of the simulator, one seed explained, planted faults.
+
+use std::ops::Range;
+
+use phalanx::sim::Scenario;
+use phalanx::sim::sweep::{Sweep, check, sweep};
+
+const USAGE: &str =
+    "phalanx sim [--seeds A..B] [--threads N] [--json]   run seeds (default 0..10000, 2 threads)
+phalanx sim --seed S [--explain] [--json]           run one seed, print what happened
+phalanx sim --mutants [--seeds A..B]                plant each fault, say which checker finds it";
+
+#[derive(Debug, PartialEq, Eq)]
+struct Asked {
+    seeds: Range<u64>,
+    explain: bool,
+    one: bool,
+    mutants: bool,
+    json: bool,
+    threads: usize,
+}
+
+/// Runs the subcommand with the words after `sim`; gives the exit code: 0 nothing found, 1 a violation (or a planted
+/// fault that nothing found), 2 wrong arguments.
+pub fn run(args: impl Iterator<Item = String>) -> i32 {
+    let asked = match parse(args) {
+        Ok(asked) => asked,
+        Err(text) => {
+            eprintln!("{text}\n{USAGE}");
+            return 2;
+        }
+    };
+    if asked.mutants {
+        return mutants(asked.seeds);
+    }
+    if asked.explain {
+        let (outcome, _) = check(&Scenario::draw(asked.seeds.start), true);
+        println!("{:?}", Scenario::draw(asked.seeds.start));
+        outcome.lines.iter().for_each(|line| println!("{line}"));
+        outcome.violations.iter().for_each(|text| println!("violation: {text}"));
+        return i32::from(!outcome.violations.is_empty());
+    }
+    let found = sweep(asked.seeds, asked.threads);
+    println!("{}", if asked.json { json(&found) } else { table(&found) });
+    i32::from(!found.violations.is_empty())
+}
+
+fn parse(mut args: impl Iterator<Item = String>) -> Result<Asked, String> {
+    let mut asked =
+        Asked { seeds: 0..10_000, explain: false, one: false, mutants: false, json: false, threads: 2 };
+    while let Some(word) = args.next() {
+        let mut value = || args.next().ok_or(format!("{word} needs a value"));
+        match word.as_str() {
+            "--seeds" => asked.seeds = range(&value()?)?,
+            "--seed" => {
+                let seed = number(&value()?)?;
+                asked.seeds = seed..seed + 1;
+                asked.one = true;
+            }
+            "--threads" => asked.threads = number(&value()?)?.clamp(1, 1024) as usize,
+            "--explain" => asked.explain = true,
+            "--mutants" => asked.mutants = true,
+            "--json" => asked.json = true,
+            _ => return Err(format!("`{word}` is not known here")),
+        }
+    }
+    if asked.explain && !asked.one {
+        return Err("--explain needs --seed".to_owned());
+    }
+    Ok(asked)
+}
+
+fn number(text: &str) -> Result<u64, String> {
+    text.replace('_', "").parse().map_err(|_| format!("`{text}` is not a number"))
+}
+
+fn range(text: &str) -> Result<Range<u64>, String> {
+    let (from, to) = text.split_once("..").ok_or(format!("`{text}` is not a range; write 0..1000"))?;
+    let (from, to) = (number(from)?, number(to)?);
+    if from < to { Ok(from..to) } else { Err(format!("`{text}` is empty")) }
+}
+
+fn table(s: &Sweep) -> String {
+    let mut text = format!(
+        "seeds {}  ({:.0} runs/s)\nops {} completed, {} ended with a typed error\nlosses {}  recoveries {}\n\
+         compared bit for bit with the run without faults {}\nviolations {}",
+        s.seeds,
+        s.runs_per_s,
+        s.completed,
+        s.failed,
+        s.losses,
+        s.recoveries,
+        s.compared,
+        s.violations.len()
+    );
+    if let Some((seed, what)) = s.violations.first() {
+        text += &format!("\nfirst: {what}\nreplay: phalanx sim --seed {seed} --explain");
+    }
+    text
+}
+
+fn json(s: &Sweep) -> String {
+    let first = s.violations.first().map_or_else(|| "null".to_owned(), |(seed, _)| seed.to_string());
+    format!(
+        "{{\"seeds\":{},\"violations\":{},\"first_seed\":{first},\"runs_per_s\":{:.1},\"ops\":{},\
+         \"ops_failed\":{},\"losses\":{},\"recoveries\":{}}}",
+        s.seeds,
+        s.violations.len(),
+        s.runs_per_s,
+        s.completed,
+        s.failed,
+        s.losses,
+        s.recoveries
+    )
+}
+
+#[cfg(not(feature = "mutants"))]
+fn mutants(_: Range<u64>) -> i32 {
+    eprintln!("planted faults are not in this binary; build it with `--features mutants`");
+    2
+}
+
+#[cfg(feature = "mutants")]
+fn mutants(seeds: Range<u64>) -> i32 {
+    let mut missed = 0;
+    println!("{:<16} {:>6}  found by", "planted", "seeds");
+    for &mutant in phalanx::core::mutants::Mutant::ALL {
+        let hunt = phalanx::sim::sweep::hunt(mutant, seeds.clone());
+        let name = format!("{mutant:?}");
+        match hunt.found {
+            Some((seed, text)) => {
+                let text: String = text.chars().take(90).collect();
+                println!("{name:<16} {:>6}  {text}", seed - seeds.start + 1);
+            }
+            None => {
+                missed = 1;
+                println!("{name:<16} {:>6}  NOT FOUND", seeds.end - seeds.start);
+            }
+        }
+    }
+    missed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Result<Asked, String> {
+        parse(text.split_whitespace().map(str::to_owned))
+    }
+
+    #[test]
+    fn arguments_are_read_and_wrong_ones_named() {
+        assert_eq!(words("--seeds 5..1_000 --threads 3").unwrap().seeds, 5..1000);
+        assert_eq!(words("--seed 7 --explain").unwrap().seeds, 7..8);
+        assert!(words("--seeds 9..9").unwrap_err().contains("empty"));
+        assert!(words("--explain").unwrap_err().contains("--seed"));
+        assert!(words("--sedes 1").unwrap_err().contains("`--sedes`"));
+    }
+
+    #[test]
+    fn a_few_seeds_run_and_the_json_names_what_was_counted() {
+        let found = sweep(0..20, 2);
+        assert_eq!(found.seeds, 20);
+        assert!(found.violations.is_empty() && found.completed > 0, "{found:?}");
+        for key in ["\"seeds\":20", "\"violations\":0", "\"runs_per_s\":", "\"ops\":", "\"losses\":"] {
+            assert!(json(&found).contains(key), "{key}");
+        }
+        let bad = Sweep { violations: vec![(7, "I1".to_owned())], ..found };
+        assert!(table(&bad).contains("phalanx sim --seed 7 --explain"));
+    }
+}
