@@ -99,10 +99,13 @@ impl Driver {
         // An interrupted poll is a short one.
         let _interrupted = poll.poll(&mut events, Some(timeout));
         self.bell.drain();
-        drop(poll);
+        // Still with the poll in hand: a thread that arms next must not have its announcement taken back by this one,
+        // it would sleep through what peers then do not ring for. If the token is taken, its holder is awake, and links
+        // that stay armed only ring too often.
         if let Some(mut inner) = self.try_lock() {
             inner.executor.transport.disarm();
         }
+        drop(poll);
     }
 
     pub(super) fn run_background(self: &Arc<Self>) {

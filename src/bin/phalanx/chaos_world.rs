@@ -10,7 +10,7 @@ use phalanx::core::coordinator::WorldEvent;
 use phalanx::core::ids::Rank;
 use phalanx::core::policy::Policy;
 use phalanx::core::spec::Collective;
-use phalanx::core::wire::message::{Decision, Holding};
+use phalanx::core::wire::message::{Decision, Holding, Milestone};
 use phalanx::demo::random::Random;
 use phalanx::launch::{Line, Output, Signal, World};
 
@@ -36,7 +36,8 @@ pub enum End {
 
 enum News {
     Line(Line),
-    World(WorldEvent),
+    /// When it was seen, in microseconds of the system's clock.
+    World(u64, WorldEvent),
 }
 
 /// Runs a world until there were kills enough; with a policy that replaces nobody, until the first one.
@@ -46,7 +47,7 @@ pub fn play(task: &Task, tally: &mut Tally, random: &mut Random) -> Result<End, 
     let mut spec = task.spec.clone();
     // A line waits in the channel, not in the pipe: the rank that printed it goes on.
     spec.output = Output::Pipe(Arc::new(move |line| drop(tell_line.send(News::Line(line)))));
-    let spawned = World::spawn(spec, move |event, _| drop(tell.send(News::World(event.clone()))));
+    let spawned = World::spawn(spec, move |event, _| drop(tell.send(News::World(now_us(), event.clone()))));
     let mut world = spawned.map_err(|e| e.to_string())?;
     world.stop_on_interrupt().map_err(|e| e.to_string())?;
     let mut run = Run::new(task, tally, random);
@@ -62,6 +63,8 @@ pub fn play(task: &Task, tally: &mut Tally, random: &mut Random) -> Result<End, 
 /// What a seated process said last.
 struct Heard {
     at: Instant,
+    /// It has reported progress over undisturbed ops, so it has run for a while.
+    is_warm: bool,
     op: u64,
     line: String,
 }
@@ -72,6 +75,8 @@ struct Strike {
     at_us: u64,
     at: Instant,
     decided: Option<Decided>,
+    /// What the coordinator saw, and how long after the kill.
+    passed: Vec<(&'static str, f64)>,
     disturbed: Vec<(Rank, Disturbed)>,
     contributors: BTreeMap<Rank, (u64, Vec<Rank>)>,
     ended: BTreeMap<Rank, (u64, Ending)>,
@@ -191,9 +196,12 @@ impl<'a> Run<'a> {
     fn is_settled(&self, world: &World) -> bool {
         let snapshot = world.server().snapshot();
         let spares = usize::from(self.task.policy() == Policy::Replace);
+        // The first kill comes when the world has run for a while, the others at any time after the last recovery.
+        let is_first = self.victims.is_empty();
         let runs = |seat: &Option<_>| {
             let pid = seat.and_then(|m| snapshot.view.info(m)).map(|info| info.pid);
-            pid.and_then(|pid| self.heard.get(&pid)).is_some_and(|h| h.at > self.settles_from)
+            pid.and_then(|pid| self.heard.get(&pid))
+                .is_some_and(|h| h.at > self.settles_from && (h.is_warm || !is_first))
         };
         snapshot.epoch.0 > 0
             && snapshot.is_steady
@@ -215,6 +223,7 @@ impl<'a> Run<'a> {
             at_us,
             at,
             decided: None,
+            passed: Vec::new(),
             disturbed: Vec::new(),
             contributors: BTreeMap::new(),
             ended: BTreeMap::new(),
@@ -249,11 +258,8 @@ impl<'a> Run<'a> {
                 self.tally.whole_ms.push(whole_ms);
                 self.tally.replay_ms.push(replay_ms);
                 self.say(|| {
-                    format!(
-                        "{} killed in op {:?}: complete after {whole_ms:.2} ms, of which replay {replay_ms:.2}",
-                        strike.rank,
-                        strike.op()
-                    )
+                    let (rank, op, timeline) = (strike.rank, strike.op().unwrap_or(0), strike.timeline());
+                    format!("{rank} killed in op {op}: over after {whole_ms:.2} ms ({timeline})")
                 });
             }
             None if strike.op().is_some() => self.tally.kills_in_flight += 1,
@@ -300,11 +306,14 @@ impl<'a> Run<'a> {
                 Some(report) => self.take_report(line.pid, report, &line.text),
                 None => complain(&format!("[{}] {}", line.label, line.text)),
             },
-            News::World(event) => self.take_event(&event),
+            News::World(at_us, event) => self.take_event(at_us, &event),
         }
     }
 
-    fn take_event(&mut self, event: &WorldEvent) {
+    fn take_event(&mut self, at_us: u64, event: &WorldEvent) {
+        if let Stage::Struck(strike) = &mut self.stage {
+            strike.note(at_us, event);
+        }
         match event {
             WorldEvent::Decided(decision) => {
                 let Stage::Struck(strike) = &mut self.stage else { return };
@@ -340,6 +349,7 @@ impl<'a> Run<'a> {
             Stage::Struck(strike) if !is_victim => Some(strike),
             Stage::Struck(_) | Stage::Settling | Stage::Aiming(_) | Stage::Over => None,
         };
+        let is_progress = matches!(report, Report::Progress { op_us: 1.., .. });
         let op = match report {
             Report::Progress { op, op_us, .. } => {
                 if op_us > 0 && !is_victim {
@@ -377,7 +387,8 @@ impl<'a> Run<'a> {
                 op
             }
         };
-        self.heard.insert(pid, Heard { at: Instant::now(), op, line: line.to_owned() });
+        let is_warm = is_progress || self.heard.get(&pid).is_some_and(|h| h.is_warm);
+        self.heard.insert(pid, Heard { at: Instant::now(), is_warm, op, line: line.to_owned() });
         self.last_op.insert(pid, op);
     }
 
@@ -421,6 +432,26 @@ impl<'a> Run<'a> {
 }
 
 impl Strike {
+    fn note(&mut self, at_us: u64, event: &WorldEvent) {
+        let name = match event {
+            WorldEvent::Lost(_) => "lost",
+            WorldEvent::Fenced(_) => "fenced",
+            WorldEvent::Decided(_) => "decided",
+            WorldEvent::Reached(_, _, Milestone::StateHeld {}) => "state",
+            WorldEvent::Reached(_, _, Milestone::Replayed {}) => "replayed",
+            WorldEvent::Reached(_, _, Milestone::Resumed {}) => "resumed",
+            WorldEvent::SpareMissing(_) => "no spare",
+            WorldEvent::SpareReady(_) | WorldEvent::Formed | WorldEvent::Finished => return,
+        };
+        self.passed.push((name, at_us.saturating_sub(self.at_us) as f64 / 1e3));
+    }
+
+    /// The way of the recovery, in words.
+    fn timeline(&self) -> String {
+        let one = |(name, ms): &(&str, f64)| format!("{name} {ms:.2}");
+        self.passed.iter().map(one).collect::<Vec<_>>().join(", ")
+    }
+
     fn op(&self) -> Option<u64> {
         self.decided.as_ref()?.in_flight
     }
@@ -435,7 +466,8 @@ impl Strike {
     /// From the kill to the end of the op in flight at the last rank, and the newcomer's own part of it.
     fn times_ms(&self) -> Option<(f64, f64)> {
         let op = self.op()?;
-        let of_op = || self.disturbed.iter().filter(move |(_, d)| d.op == op);
+        let epoch = self.decided.as_ref()?.epoch;
+        let of_op = || self.disturbed.iter().filter(move |(_, d)| d.op == op && d.epoch >= epoch);
         let last_us = of_op().map(|(_, d)| d.done_us).max()?;
         let fill_us = of_op().find(|(r, _)| *r == self.rank).map_or(0, |(_, d)| d.fill_us);
         Some((last_us.saturating_sub(self.at_us) as f64 / 1e3, fill_us as f64 / 1e3))
