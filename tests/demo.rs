@@ -1,5 +1,7 @@
 //! The demo from outside: the built command, its exit code, its one JSON object.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::process::{Command, Output};
 
 fn demo(options: &[&str]) -> Output {
