@@ -1,10 +1,6 @@
 //! The demo from outside: the built command, its exit code, its one JSON object.
 
-<<<<<<< HEAD
 #![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
-=======
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
->>>>>>> demo2
 
 use std::process::{Command, Output};
 

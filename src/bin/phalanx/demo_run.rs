@@ -277,23 +277,12 @@ impl Run {
                 self.pass(Milestone::Decided, at, show);
                 self.kill_in_flight |= self.killed.is_some() && self.was_in_flight(decision);
             }
-<<<<<<< HEAD
             WorldEvent::Reached(_, _, Reached::StateHeld {}) => self.pass(Milestone::Transferred, at, show),
             // Seen in the ranks' own reports, when their callers see it.
             WorldEvent::Reached(_, _, Reached::Replayed {} | Reached::Resumed {})
             | WorldEvent::Formed
             | WorldEvent::SpareMissing(_)
             | WorldEvent::Finished => {}
-=======
-            WorldEvent::Reached(_, _, what) => match what {
-                Reached::StateHeld {} => self.pass(Milestone::Transferred, at, show),
-                // Seen in the ranks' own reports, when their callers see it.
-                Reached::Replayed {} | Reached::Resumed {} => {}
-            },
-            WorldEvent::Formed | WorldEvent::SpareMissing(_) | WorldEvent::Finished => {}
-            // Of no consequence here, whatever else a later version may tell.
-            _ => {}
->>>>>>> demo2
         }
     }
 
