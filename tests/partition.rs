@@ -1,0 +1,166 @@
+//! A network that splits: two network namespaces with one link between them. Needs the right to make them; without it
+//! the test says so and does nothing.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use phalanx::auth::JobKey;
+
+const PHALANX: &str = env!("CARGO_BIN_EXE_phalanx");
+/// Far more than anything here takes; only a failure gets near it.
+const LONG: Duration = Duration::from_secs(30);
+/// The near side's address, and the far side's.
+const NEAR: &str = "10.231.7.1";
+const FAR: &str = "10.231.7.2";
+
+fn ip(words: &[&str]) -> Result<(), String> {
+    let ran = Command::new("ip").args(words).output().map_err(|e| format!("`ip` cannot be run: {e}"))?;
+    if ran.status.success() {
+        return Ok(());
+    }
+    Err(format!("ip {}: {}", words.join(" "), String::from_utf8_lossy(&ran.stderr).trim()))
+}
+
+/// Two namespaces, joined; gone when dropped.
+struct Split {
+    near: String,
+    far: String,
+}
+
+impl Split {
+    fn make() -> Result<Self, String> {
+        let id = std::process::id();
+        let split = Self { near: format!("phx-near-{id}"), far: format!("phx-far-{id}") };
+        let (near, far) = (split.near.as_str(), split.far.as_str());
+        ip(&["netns", "add", near])?;
+        ip(&["netns", "add", far])?;
+        ip(&["-n", near, "link", "add", "near", "type", "veth", "peer", "name", "far", "netns", far])?;
+        for (space, link, address) in [(near, "near", NEAR), (far, "far", FAR)] {
+            ip(&["-n", space, "address", "add", &format!("{address}/24"), "dev", link])?;
+            ip(&["-n", space, "link", "set", "lo", "up"])?;
+            ip(&["-n", space, "link", "set", link, "up"])?;
+        }
+        Ok(split)
+    }
+
+    /// Takes the far side's end of the link down or up.
+    fn link(&self, state: &str) {
+        ip(&["-n", &self.far, "link", "set", "far", state]).unwrap();
+    }
+
+    fn command(&self, space: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", space, PHALANX]);
+        command
+    }
+}
+
+impl Drop for Split {
+    fn drop(&mut self) {
+        // One that was never made is no loss.
+        let _ = ip(&["netns", "del", &self.near]);
+        let _ = ip(&["netns", "del", &self.far]);
+    }
+}
+
+/// Who said what.
+type Said = (&'static str, String);
+
+/// A process; killed when dropped. (`ip netns exec` becomes the program it is told to run.)
+struct Running(Child);
+
+impl Running {
+    fn start(command: &mut Command, label: &'static str, tell: &Sender<Said>) -> Self {
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        let tell = tell.clone();
+        std::thread::spawn(move || {
+            for line in out.lines().map_while(Result::ok) {
+                if tell.send((label, line)).is_err() {
+                    return;
+                }
+            }
+        });
+        Self(child)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Waits for a line; no line may tell of a wrong element.
+fn wait_line(said: &Receiver<Said>, mut is_wanted: impl FnMut(&str, &str) -> bool) -> String {
+    let until = Instant::now() + LONG;
+    let mut seen = Vec::new();
+    loop {
+        match said.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok((label, line)) => {
+                assert!(!line.starts_with("wrong"), "{label}: {line}");
+                if is_wanted(label, &line) {
+                    return line;
+                }
+                seen.push((label, line));
+            }
+            Err(cause) => panic!("{cause}; seen so far: {seen:?}"),
+        }
+    }
+}
+
+/// Waits until each of `labels` has said a line that is wanted.
+fn wait_all(said: &Receiver<Said>, labels: &[&str], is_wanted: impl Fn(&str) -> bool) {
+    let mut missing = labels.to_vec();
+    wait_line(said, |label, line| {
+        missing.retain(|l| *l != label || !is_wanted(line));
+        missing.is_empty()
+    });
+}
+
+#[test]
+fn ranks_beyond_a_split_are_replaced_and_learn_it_when_the_network_is_whole_again() {
+    let split = match Split::make() {
+        Ok(split) => split,
+        Err(why) => {
+            eprintln!("skipped because network namespaces cannot be made here: {why}");
+            return;
+        }
+    };
+    let key = JobKey::random().unwrap().to_hex();
+    let (tell, said) = channel();
+    let mut coordinator = split.command(&split.near);
+    coordinator.args(["coordinator", "--listen", &format!("{NEAR}:0"), "--ranks", "4", "--lease-ms", "500"]);
+    coordinator.args(["--domains-lost-max", "2"]).env("PHALANX_JOB_KEY", &key);
+    let _coordinator = Running::start(&mut coordinator, "coordinator", &tell);
+    let line = wait_line(&said, |label, line| label == "coordinator" && line.starts_with("coordinator at "));
+    let address = line.strip_prefix("coordinator at ").unwrap();
+    let start = |space: &str, label, rank: Option<u32>| {
+        let mut command = split.command(space);
+        command.args(["chaos-rank", "--steps", "--bytes", "64K"]);
+        command.env("PHALANX_COORDINATOR", address).env("PHALANX_JOB_KEY", &key);
+        match rank {
+            Some(rank) => command.env("PHALANX_RANK", rank.to_string()),
+            None => command.env_remove("PHALANX_RANK"),
+        };
+        Running::start(&mut command, label, &tell)
+    };
+    // Two on each side, and two spares where the coordinator is.
+    let _near = [start(&split.near, "r0", Some(0)), start(&split.near, "r1", Some(1))];
+    let mut far = [start(&split.far, "r2", Some(2)), start(&split.far, "r3", Some(3))];
+    let _spares = [start(&split.near, "spare 0", None), start(&split.near, "spare 1", None)];
+    wait_all(&said, &["r0", "r1", "r2", "r3"], |line| line.starts_with("progress"));
+    split.link("down");
+    wait_all(&said, &["r0", "r1", "spare 0", "spare 1"], |line| {
+        line.starts_with("disturbed") && !line.contains(" epoch=1 ")
+    });
+    wait_all(&said, &["r0", "r1", "spare 0", "spare 1"], |line| line.starts_with("progress"));
+    split.link("up");
+    wait_all(&said, &["r2", "r3"], |line| line.starts_with("ended") && line.contains("how=evicted"));
+    for rank in &mut far {
+        assert!(!rank.0.wait().unwrap().success());
+    }
+}
