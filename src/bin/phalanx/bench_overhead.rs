@@ -24,8 +24,8 @@ pub fn run(options: &Options) -> Result<i32, String> {
     }
     replace.world.rules = Rules { policy: Policy::Replace, ..replace.world.rules.clone() };
     replace.world.spares = replace.world.spares.max(1);
-    // Where the kernel puts the ranks matters more than what is measured here; so they stay where they are put, and both
-    // worlds have the same processes.
+    // Where the kernel puts the ranks matters more than what is measured here; so they stay where they are put, and
+    // both worlds have the same processes.
     replace.pin = true;
     let mut abort = replace.clone();
     abort.world.rules = Rules { policy: Policy::Abort, ..abort.world.rules.clone() };

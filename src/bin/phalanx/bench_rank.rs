@@ -243,7 +243,7 @@ fn writable<T: Small>(buffer: &mut Buffer<T>) -> Result<&mut [T], Error> {
 
 /// Binds this process, and the threads it starts from now on, to core `rank % cores`; a spare stays free.
 fn pin() -> Result<(), String> {
-    let rank = std::env::var("PHALANX_RANK").ok().and_then(|text| text.parse::<usize>().ok());
+    let rank = phalanx::config::Config::from_env().ok().and_then(|c| c.rank).map(|rank| rank as usize);
     let (Some(rank), Ok(cores)) = (rank, std::thread::available_parallelism()) else { return Ok(()) };
     let mut set = rustix::thread::CpuSet::new();
     set.set(rank % cores);
