@@ -139,7 +139,7 @@ pub(crate) fn lowest_holder(
 /// holds), `vacant[r]` that nobody sits there. All ranks must pass the same tables.
 ///
 /// # Errors
-/// When a chunk is held by no live rank while a rank is vacant; when a table is not of this op; when the rank is vacant.
+/// When a chunk that a live rank lacks is held by no live rank while a rank is vacant; when a table is not of this op; when the rank is vacant.
 pub fn residual(
     plan: &Plan,
     holdings: &[Bitmap],

@@ -78,11 +78,14 @@ fn prove(plans: &[Plan], held: &[Bitmap], vacant: &[bool]) -> Result<(), Residua
     Ok(())
 }
 
-/// Whether some chunk is held by no live rank that may serve it.
+/// Whether some chunk that a live rank is due is held by no live rank that may serve it.
 fn some_chunk_is_gone(plans: &[Plan], held: &[Bitmap], vacant: &[bool]) -> bool {
     let single = plans[0].spread == Spread::Single;
     (0..).map(ChunkId).zip(&plans[0].chunks).any(|(id, chunk)| {
-        !(0..plans.len()).any(|r| held[r].has(id) && !vacant[r] && (!single || r == chunk.owner.index()))
+        let is_due = !single || !vacant[chunk.owner.index()];
+        is_due
+            && !(0..plans.len())
+                .any(|r| held[r].has(id) && !vacant[r] && (!single || r == chunk.owner.index()))
     })
 }
 
