@@ -15,7 +15,7 @@ const RANKS: u32 = 4;
 const WAIT: Duration = Duration::from_secs(3);
 /// Part of a core that a waiting rank may use. Measured: below 0.01; the bound leaves room for a busy machine.
 const SHARE_MAX: f64 = 0.10;
-const ROLE: &str = "PHALANX_TEST_IDLE_RANK";
+const ROLE: &str = "IDLE_TEST_RANK";
 
 /// Seconds of processor time of this process, all threads.
 fn processor_seconds() -> f64 {

@@ -1,6 +1,8 @@
 //! A network that splits: two network namespaces with one link between them. Needs the right to make them; without it
 //! the test says so and does nothing.
 
+#![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};

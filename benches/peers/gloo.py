@@ -60,6 +60,8 @@ def measure_now(size, options, rank):
 
 def run(rank, options, port):
     torch.set_num_threads(1)
+    if options.pin:
+        os.sched_setaffinity(0, {rank % os.cpu_count()})
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo")
     dist.init_process_group("gloo", rank=rank, world_size=options.ranks)
     for size in (int(text) for text in options.sizes.split(",")):
@@ -76,6 +78,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=0.5)
     parser.add_argument("--buffers", type=int, default=16)
     parser.add_argument("--realtime", action="store_true", help="measure ahead of the machine's other jobs (needs root)")
+    parser.add_argument("--pin", action="store_true", help="rank r stays on core r modulo cores")
     options = parser.parse_args()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -18,7 +18,7 @@ pub struct Summary {
     pub survivor_errors: u32,
     /// Whether the kill hit an all-reduce in flight.
     pub kill_in_flight: bool,
-    /// The survivors' step was complete.
+    /// The op that was in flight was complete at every rank, the newcomer included.
     pub stall_ms: Option<f64>,
     /// A survivor knew.
     pub detect_ms: Option<f64>,

@@ -22,6 +22,7 @@ pub const OPTIONS: &[options::Option_] = &[
     ("dtype", Takes::Value, "element type (f32)"),
     ("seconds", Takes::Value, "time a size is measured for, at least three steps (0.5)"),
     ("rounds", Takes::Value, "overhead: pairs of runs (15)"),
+    ("pin", Takes::Flag, "rank r stays on core r modulo cores"),
     ("json", Takes::Flag, "one JSON object a line instead of a table"),
 ];
 
@@ -97,6 +98,8 @@ pub struct Task {
     pub ops_per_step: u32,
     /// Seconds for a size.
     pub seconds: f64,
+    /// Each rank stays on one core.
+    pub pin: bool,
     /// Ranks, policy, transport.
     pub world: WorldSpec,
 }
@@ -125,6 +128,7 @@ impl Task {
             sizes,
             ops_per_step,
             seconds: options.get("seconds", 0.5)?,
+            pin: options.has("pin"),
             world: world::spec(options, Vec::new())?,
         })
     }
@@ -165,6 +169,9 @@ impl Task {
         args.extend(["--sizes", &sizes, "--ops-per-step", &ops, "--seconds", &seconds]);
         if let Some(algorithm) = self.algorithm {
             args.extend(["--algo", algorithm.name()]);
+        }
+        if self.pin {
+            args.push("--pin");
         }
         if self.world.rules.policy == Policy::Replace {
             args.push("--steps");

@@ -24,9 +24,11 @@ pub fn run(options: &Options) -> Result<i32, String> {
     }
     replace.world.rules = Rules { policy: Policy::Replace, ..replace.world.rules.clone() };
     replace.world.spares = replace.world.spares.max(1);
+    // Where the kernel puts the ranks matters more than what is measured here; so they stay where they are put, and both
+    // worlds have the same processes.
+    replace.pin = true;
     let mut abort = replace.clone();
     abort.world.rules = Rules { policy: Policy::Abort, ..abort.world.rules.clone() };
-    abort.world.spares = 0;
     let mut overheads = vec![Vec::with_capacity(rounds); replace.sizes.len()];
     for round in 0..rounds {
         // Whoever goes first finds the other state of the machine: take turns.

@@ -17,6 +17,7 @@ const OPTIONS: &[options::Option_] = &[
     ("seconds", Takes::Value, "time for a size"),
     ("algo", Takes::Value, "algorithm"),
     ("steps", Takes::Flag, "run inside steps"),
+    ("pin", Takes::Flag, "stay on one core"),
 ];
 /// Steps measured at least, whatever the time they take.
 const BLOCKS_MIN: u64 = 3;
@@ -26,6 +27,9 @@ const BLOCKS_MAX: u64 = 4000;
 /// Takes part in the measurement; rank 0 tells the rows.
 pub fn run(args: Vec<OsString>) -> Result<i32, String> {
     let Some(options) = options::parse("phalanx bench-rank COLLECTIVE", OPTIONS, args)? else { return Ok(0) };
+    if options.has("pin") {
+        pin()?;
+    }
     let collective = options.words.first().ok_or("no collective")?.parse().map_err(|e| format!("{e}"))?;
     let sizes = options.text("sizes").unwrap_or_default().split(',').map(str::parse::<u64>);
     let task = RankTask {
@@ -235,6 +239,16 @@ impl<T: Small> Pair<T> {
 
 fn writable<T: Small>(buffer: &mut Buffer<T>) -> Result<&mut [T], Error> {
     buffer.as_mut_slice().map_err(|e| Error::Size { call: "bench", what: e.to_string() })
+}
+
+/// Binds this process, and the threads it starts from now on, to core `rank % cores`; a spare stays free.
+fn pin() -> Result<(), String> {
+    let rank = std::env::var("PHALANX_RANK").ok().and_then(|text| text.parse::<usize>().ok());
+    let (Some(rank), Ok(cores)) = (rank, std::thread::available_parallelism()) else { return Ok(()) };
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(rank % cores);
+    rustix::thread::sched_setaffinity(None, &set)
+        .map_err(|e| format!("cannot stay on core {}: {e}", rank % cores))
 }
 
 /// A spare waits until the run is over.
