@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use phalanx_core::coordinator::{Coordinator, WorldEvent};
 use phalanx_core::ids::MemberId;
+use phalanx_core::units::BEATS_PER_LEASE;
 use phalanx_core::wire::codec::Wire;
 use phalanx_core::wire::message::{Downward, Upward};
 use tokio::sync::mpsc::error::TrySendError;
@@ -21,6 +22,9 @@ pub(super) const QUEUE_FRAMES_MAX: usize = 1024;
 pub(super) const QUEUE_BYTES_MAX: usize = 64 << 20;
 /// A lost connection is not a lost member if it is back this soon.
 const RETURN_WITHIN: Duration = Duration::from_millis(200);
+
+/// A wait that ends so much later than it was to: this process did not run.
+const LATE_MAX: Duration = Duration::from_millis(5);
 
 /// A frame on its way, with its share of the connection's memory.
 pub(super) type Queued = (Vec<u8>, OwnedSemaphorePermit);
@@ -93,6 +97,8 @@ pub(super) struct Owner {
     children: BTreeMap<u32, Child>,
     facts: mpsc::Sender<Fact>,
     look_due_ms: u64,
+    /// Members that got another beat since they were last heard, because this thread itself was late.
+    excused: BTreeSet<MemberId>,
 }
 
 impl Owner {
@@ -115,6 +121,7 @@ impl Owner {
             children: BTreeMap::new(),
             facts,
             look_due_ms: 0,
+            excused: BTreeSet::new(),
         }
     }
 
@@ -127,6 +134,22 @@ impl Owner {
         let look = (!self.children.is_empty()).then_some(self.look_due_ms);
         let due = look.into_iter().chain(self.coordinator.poll_timeout()).min()?;
         Some(self.started + Duration::from_millis(due))
+    }
+
+    /// A wait for `due` is over. If this thread comes late, it did not run, and what members said meanwhile is still
+    /// unread: that silence is not theirs. Each gets one more beat, once until it is heard again, so that one that is
+    /// really silent is out soon.
+    pub(super) fn handle_wake(&mut self, due: Option<Instant>) {
+        if due.is_none_or(|due| due.elapsed() <= LATE_MAX) {
+            return;
+        }
+        let lease_ms = self.coordinator.rules().lease_ms;
+        let as_if_heard_ms = (self.now_ms() + lease_ms / BEATS_PER_LEASE).saturating_sub(lease_ms);
+        for &member in self.lines.keys() {
+            if self.excused.insert(member) {
+                self.coordinator.handle_running(member, as_if_heard_ms);
+            }
+        }
     }
 
     /// Time passed; spurious calls do no harm.
@@ -151,6 +174,7 @@ impl Owner {
             Fact::Message { member, line, message } => {
                 // What an earlier connection still had to say is covered by the join on the later one.
                 if self.lines.get(&member).is_some_and(|l| l.number == line) {
+                    self.excused.remove(&member);
                     self.handle_message(member, message, now);
                 }
             }
@@ -290,5 +314,70 @@ impl Owner {
             joined: joined.map(|(pid, _)| *pid).collect(),
             stopped: None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use phalanx_core::ids::{DomainId, Epoch};
+    use phalanx_core::policy::{Policy, Rules};
+    use phalanx_core::view::MemberInfo;
+    use phalanx_core::wire::message::VERSION;
+
+    const MEMBER: MemberId = MemberId(7);
+    /// A member is out after a quarter more than this.
+    const LEASE_MS: u64 = 400;
+
+    fn ago(ms: u64) -> Instant {
+        Instant::now().checked_sub(Duration::from_millis(ms)).unwrap()
+    }
+
+    /// An owner that began `ms` ago, with a spare that joined right then and was not heard since.
+    fn silent_for(ms: u64) -> Owner {
+        let rules = Rules { lease_ms: LEASE_MS, ..Rules::new(2, Policy::Replace) };
+        let coordinator = Coordinator::new(rules, None, 0);
+        let (facts, _) = mpsc::channel(1);
+        let store = Box::new(super::super::MemoryStore::default());
+        let mut owner = Owner::new(coordinator, store, Box::new(|_, _| {}), Watch::default(), ago(ms), facts);
+        let info = MemberInfo {
+            member: MEMBER,
+            host: 1,
+            domain: DomainId(1),
+            tcp: None,
+            shm: None,
+            pid: 1,
+            wants: None,
+        };
+        owner.coordinator.handle_message(MEMBER, Upward::Join { version: VERSION, info, epoch: Epoch(0) }, 0);
+        owner
+    }
+
+    fn line() -> Line {
+        let (frames, _) = mpsc::channel(1);
+        let task = tokio::spawn(std::future::pending::<()>()).abort_handle();
+        Line { number: 1, is_local: false, frames, room: Arc::new(Semaphore::new(QUEUE_BYTES_MAX)), task }
+    }
+
+    #[tokio::test]
+    async fn a_coordinator_that_did_not_run_gives_members_one_more_beat_and_no_second_one() {
+        let mut owner = silent_for(600);
+        owner.lines.insert(MEMBER, line());
+        owner.handle_wake(Some(ago(100)));
+        owner.handle_time().unwrap();
+        assert_eq!(owner.coordinator.spares(), [MEMBER], "what it said meanwhile may be unread");
+        owner.started = ago(900);
+        owner.handle_wake(Some(ago(100)));
+        owner.handle_time().unwrap();
+        assert!(owner.coordinator.spares().is_empty(), "silent for all the time");
+    }
+
+    #[tokio::test]
+    async fn a_member_that_is_silent_while_the_coordinator_runs_is_out_at_once() {
+        let mut owner = silent_for(600);
+        owner.lines.insert(MEMBER, line());
+        owner.handle_wake(Some(Instant::now()));
+        owner.handle_time().unwrap();
+        assert!(owner.coordinator.spares().is_empty());
     }
 }

@@ -222,15 +222,25 @@ async fn serve(
         tokio::select! {
             biased;
             order = orders.recv() => match order {
-                Some(Order::Fact(fact)) => owner.handle_fact(fact)?,
+                Some(Order::Fact(fact)) => {
+                    owner.handle_wake(due);
+                    owner.handle_fact(fact)?;
+                }
                 Some(Order::Watch { pid, watch, process }) => {
+                    owner.handle_wake(due);
                     owner.handle_fact(Fact::Watched { pid, watch })?;
                     tokio::spawn(report_exit(pid, watch, process, facts.clone()));
                 }
                 Some(Order::Stop) | None => return Ok(()),
             },
-            Some(fact) = arriving.recv() => owner.handle_fact(fact)?,
-            () = timer => owner.handle_time()?,
+            Some(fact) = arriving.recv() => {
+                owner.handle_wake(due);
+                owner.handle_fact(fact)?;
+            }
+            () = timer => {
+                owner.handle_wake(due);
+                owner.handle_time()?;
+            }
         }
     }
 }

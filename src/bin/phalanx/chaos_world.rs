@@ -115,6 +115,8 @@ struct Run<'a> {
     last_op: BTreeMap<u32, u64>,
     /// Processes that were killed here.
     victims: BTreeSet<u32>,
+    /// Every rank has said good-bye: processes that end now are no losses.
+    is_finished: bool,
     /// Reports before this say nothing about how the world runs now.
     settles_from: Instant,
     op_ms: f64,
@@ -130,6 +132,7 @@ impl<'a> Run<'a> {
             heard: BTreeMap::new(),
             last_op: BTreeMap::new(),
             victims: BTreeSet::new(),
+            is_finished: false,
             settles_from: Instant::now(),
             op_ms: 1.0,
         }
@@ -327,17 +330,17 @@ impl<'a> Run<'a> {
                     Stage::Struck(strike) => strike.rank == loss.rank,
                     Stage::Over => true,
                     Stage::Settling | Stage::Aiming(_) => false,
-                };
+                } || self.is_finished;
                 if !is_expected {
                     self.tally.survivor_errors += 1;
                     complain(&format!("{} was lost and nobody killed it: {}", loss.rank, loss.cause));
                 }
             }
+            WorldEvent::Finished => self.is_finished = true,
             WorldEvent::Formed
             | WorldEvent::Fenced(_)
             | WorldEvent::Reached(..)
             | WorldEvent::SpareMissing(_)
-            | WorldEvent::Finished
             | WorldEvent::SpareReady(_) => {}
         }
     }
