@@ -134,12 +134,13 @@ pub(crate) fn lowest_holder(
     (0..paths.world_size).map(Rank).find(|rank| holds(rank) && serves(rank))
 }
 
-/// The part of `plan.rank` in finishing the op of `plan`: `holdings[r]` are the chunks rank `r` holds as Final (none, for
-/// a newcomer), `satisfied[r]` says that it was released with all it is due (it lacks nothing, and serves only what it
-/// holds), `vacant[r]` that nobody sits there. All ranks must pass the same tables.
+/// The part of `plan.rank` in finishing the op of `plan`: `holdings[r]` are the chunks rank `r` holds as Final (none,
+/// for a newcomer), `satisfied[r]` says that it was released with all it is due (it lacks nothing, and serves only
+/// what it holds), `vacant[r]` that nobody sits there. All ranks must pass the same tables.
 ///
 /// # Errors
-/// When a chunk that a live rank lacks is held by no live rank while a rank is vacant; when a table is not of this op; when the rank is vacant.
+/// When a chunk that a live rank lacks is held by no live rank while a rank is vacant; when a table is not of this op;
+/// when the rank is vacant.
 pub fn residual(
     plan: &Plan,
     holdings: &[Bitmap],
