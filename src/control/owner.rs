@@ -338,7 +338,7 @@ mod tests {
         let rules = Rules { lease_ms: LEASE_MS, ..Rules::new(2, Policy::Replace) };
         let coordinator = Coordinator::new(rules, None, 0);
         let (facts, _) = mpsc::channel(1);
-        let store = Box::new(super::super::MemoryStore::default());
+        let store = Box::new(crate::control::MemoryStore::default());
         let mut owner = Owner::new(coordinator, store, Box::new(|_, _| {}), Watch::default(), ago(ms), facts);
         let info = MemberInfo {
             member: MEMBER,
