@@ -9,10 +9,10 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
 
-#[cfg(not(loom))]
+#[cfg(not(phalanx_loom))]
 use std::sync::atomic::fence;
 
-#[cfg(loom)]
+#[cfg(phalanx_loom)]
 use loom::sync::atomic::fence;
 
 use mio::unix::SourceFd;
@@ -48,7 +48,7 @@ macro_rules! word {
 }
 
 word!(SharedWord);
-#[cfg(loom)]
+#[cfg(phalanx_loom)]
 word!(loom::sync::atomic::AtomicU64);
 
 /// Reads a word that a later acquire or an earlier validation orders: plain data that happens to be shared.
@@ -251,7 +251,7 @@ impl mio::event::Source for Doorbell {
 
 pub use park::Park;
 
-#[cfg(not(loom))]
+#[cfg(not(phalanx_loom))]
 mod park {
     use std::sync::atomic::{AtomicU32, Ordering};
     use std::time::{Duration, Instant};
@@ -306,7 +306,7 @@ mod park {
     }
 }
 
-#[cfg(loom)]
+#[cfg(phalanx_loom)]
 mod park {
     use std::time::Duration;
 
@@ -344,7 +344,7 @@ mod park {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(phalanx_loom)))]
 mod tests {
     use super::*;
     use std::sync::Arc;
@@ -415,7 +415,7 @@ mod tests {
     }
 }
 
-#[cfg(all(test, loom))]
+#[cfg(all(test, phalanx_loom))]
 mod model {
     use super::*;
     use loom::cell::UnsafeCell;
