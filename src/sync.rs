@@ -319,6 +319,12 @@ mod park {
         came: Condvar,
     }
 
+    impl Default for Park {
+        fn default() -> Self {
+            Self::new()
+        }
+    }
+
     impl Park {
         /// Nobody asleep, no token.
         #[must_use]
