@@ -376,7 +376,7 @@ mod tests {
     async fn a_member_that_is_silent_while_the_coordinator_runs_is_out_at_once() {
         let mut owner = silent_for(600);
         owner.lines.insert(MEMBER, line());
-        owner.handle_wake(Some(Instant::now()));
+        owner.handle_wake(Some(Instant::now() + Duration::from_secs(60)));
         owner.handle_time().unwrap();
         assert!(owner.coordinator.spares().is_empty());
     }
