@@ -94,6 +94,9 @@ impl Engine {
             }
         } else if !op.done && op.is_whole() {
             self.finish(id);
+        } else if op.done && !op.released {
+            // Done before a fence, and now through with what it had left to send.
+            self.try_release(id);
         }
         self.advance_cursor(id.comm, now_ms);
     }
@@ -210,9 +213,12 @@ impl Engine {
         if !confirmed && !crate::planted!(ReleaseLocal) {
             return;
         }
+        let small = !op.retained && op.bytes() <= retain_bytes && op.bytes() > 0;
+        if !op.retained && !small && !op.steps.is_over() {
+            return; // What is left to send is sent from the caller's memory.
+        }
         op.released = true;
         let by_copy = op.retained && op.shape.retention == super::Retention::Copy;
-        let small = !op.retained && op.bytes() <= retain_bytes && op.bytes() > 0;
         if (by_copy || small) && op.posted {
             op.logged = true;
             if !crate::planted!(ForgetRetained) {

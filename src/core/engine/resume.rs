@@ -123,8 +123,8 @@ impl Engine {
                     }
                 }
             }
-            Verdict::Repair {} => self.repair(d, decision, place),
-            Verdict::Shrink {} => self.run_again(d, place),
+            Verdict::Repair {} => self.repair(d, decision, place, now_ms),
+            Verdict::Shrink {} => self.run_again(d, place, now_ms),
             Verdict::Fail { cause } => {
                 if let Some(op) = self.op_mut(d.id) {
                     op.failed = Some(cause.clone());
@@ -132,7 +132,6 @@ impl Engine {
                 }
             }
         }
-        let _ = now_ms;
     }
 
     /// Which ops are replay for the newcomers and which were cut short by the loss. An op that is complete here waits
@@ -153,7 +152,7 @@ impl Engine {
         }
     }
 
-    fn repair(&mut self, d: &OpDecision, decision: &Decision, place: Rank) {
+    fn repair(&mut self, d: &OpDecision, decision: &Decision, place: Rank, now_ms: u64) {
         let Some(plan) = self.plan_over(d, place) else { return };
         let chunks = plan.chunks.len() as u32;
         let vacant: Vec<bool> = d.group.iter().map(|r| self.view.occupant(*r).is_none()).collect();
@@ -178,7 +177,9 @@ impl Engine {
         op.place = place;
         op.stable = OpSeq(0);
         op.confirmed = confirmed;
+        // The deadline runs anew: told again at once, an op that is repaired after it would be fenced for ever.
         op.overdue = false;
+        op.posted_ms = now_ms;
         match left {
             Ok(left) => op.steps = Steps::new(Arc::new(left)),
             // The coordinator judged with the same rules; a plan it could not make is a verdict it would not give.
@@ -196,7 +197,7 @@ impl Engine {
     }
 
     /// A new attempt over the survivors, from the saved inputs.
-    fn run_again(&mut self, d: &OpDecision, place: Rank) {
+    fn run_again(&mut self, d: &OpDecision, place: Rank, now_ms: u64) {
         let Some(plan) = self.plan_over(d, place) else { return };
         let Some(op) = self.op_mut(d.id) else { return };
         if op.attempt == d.attempt && op.group == d.group {
@@ -214,7 +215,9 @@ impl Engine {
         op.stable = OpSeq(0);
         op.awaits.clear();
         op.confirmed.clear();
+        // The deadline runs anew: told again at once, an op that is repaired after it would be fenced for ever.
         op.overdue = false;
+        op.posted_ms = now_ms;
         if spoiled {
             self.actions.push_back(Action::Restore { op: d.id });
         }

@@ -1,1 +1,127 @@
-//! tests
+//! The engine alone: handles in, actions out, no byte moved.
+
+use super::*;
+use crate::engine::op::Retention;
+use crate::ids::{Attempt, DomainId};
+use crate::policy::Policy;
+use crate::spec::{Algorithm, Collective, Dtype, ReduceOp};
+use crate::wire::message::{CommDecision, Decision, Downward, Holding, OpDecision, VERSION, Verdict};
+
+fn info(member: u64) -> MemberInfo {
+    MemberInfo {
+        member: MemberId(member),
+        host: member,
+        domain: DomainId(member),
+        tcp: None,
+        shm: None,
+        pid: 1,
+        wants: None,
+    }
+}
+
+fn decision(epoch: u64, seats: &[Option<u64>], ops: Vec<OpDecision>) -> Downward {
+    let group = (0..seats.len() as u32).map(Rank).collect();
+    let view = View {
+        epoch: Epoch(epoch),
+        seats: seats.iter().map(|s| s.map(MemberId)).collect(),
+        members: seats.iter().flatten().map(|m| info(*m)).collect(),
+    };
+    let comm = CommDecision { comm: WORLD, group, step_first: OpSeq(0), broken: None };
+    Downward::Decide {
+        decision: Decision {
+            view,
+            losses: Vec::new(),
+            newcomers: Vec::new(),
+            comms: vec![comm],
+            ops,
+            committed: 0,
+            state: None,
+        },
+    }
+}
+
+/// Rank 0 of four, in the first view, with one large all-reduce called on a ring.
+fn with_an_op() -> (Engine, OpId, Spec) {
+    let mut engine = Engine::new(info(1), 0);
+    let mut rules = Rules::new(4, Policy::Abort);
+    rules.chunk_bytes_max = 64;
+    rules.retain_bytes = 0;
+    rules.op_timeout_ms = 1_000;
+    engine.handle_message(Downward::Welcome { version: VERSION, rules }, 0);
+    engine.handle_message(decision(1, &[Some(1), Some(2), Some(3), Some(4)], Vec::new()), 0);
+    let spec = Spec {
+        collective: Collective::AllReduce,
+        dtype: Dtype::U64,
+        reduction: ReduceOp::Sum,
+        count: 32,
+        root: Rank(0),
+        algorithm: Algorithm::Ring,
+    };
+    let shape = CallShape { in_place: true, retention: Retention::None };
+    let id = engine.handle_post(WORLD, spec, shape, 0).unwrap();
+    (engine, id, spec)
+}
+
+fn run_steps(engine: &mut Engine, id: OpId) -> usize {
+    let mut steps = 0;
+    while engine.next_step(WORLD).is_some() {
+        engine.handle_step_done(id, None, 0);
+        steps += 1;
+    }
+    steps
+}
+
+fn completes(engine: &mut Engine) -> usize {
+    std::iter::from_fn(|| engine.poll_action()).filter(|a| matches!(a, Action::Complete { .. })).count()
+}
+
+fn fence(engine: &mut Engine, epoch: u64) {
+    engine.handle_message(Downward::Fence { epoch: Epoch(epoch), losses: Vec::new() }, 0);
+    while engine.poll_action().is_some() {}
+    engine.handle_revoked();
+}
+
+fn repair(id: OpId, spec: Spec, held: [Holding; 4]) -> OpDecision {
+    OpDecision {
+        id,
+        spec,
+        verdict: Verdict::Repair {},
+        attempt: Attempt(0),
+        group: (0..4).map(Rank).collect(),
+        held: held.to_vec(),
+    }
+}
+
+/// Found by review: everybody it waited for was dead, so the op was released, and the caller's memory given back, while
+/// the last survivor was still to be served from it.
+#[test]
+fn an_op_is_not_released_before_its_last_send_after_a_fence() {
+    let (mut engine, id, spec) = with_an_op();
+    run_steps(&mut engine, id);
+    assert!(engine.op(id).unwrap().done && !engine.op(id).unwrap().released, "two confirmations are awaited");
+    completes(&mut engine);
+    fence(&mut engine, 2);
+    let held = [Holding::Everything {}, Holding::Nothing {}, Holding::Nothing {}, Holding::Nothing {}];
+    engine.handle_message(decision(2, &[Some(1), None, None, Some(4)], vec![repair(id, spec, held)]), 0);
+    assert_eq!(completes(&mut engine), 0, "released with sends to r3 pending");
+    assert!(run_steps(&mut engine, id) > 0, "r3 is to be served");
+    assert_eq!(completes(&mut engine), 1, "through with its sends, and nobody left to wait for");
+}
+
+/// Found by review: a repaired op past its deadline was told overdue again in the same turn, and fenced for ever.
+#[test]
+fn the_deadline_of_a_repaired_op_runs_anew() {
+    let (mut engine, id, spec) = with_an_op();
+    let told = |engine: &mut Engine, now_ms| {
+        engine.handle_message(Downward::BeatSeen { epoch: Epoch(1), stable: Vec::new() }, now_ms);
+        engine.handle_timeout(now_ms);
+        std::iter::from_fn(|| engine.poll_message()).filter(|m| matches!(m, Upward::Expired { .. })).count()
+    };
+    assert_eq!(told(&mut engine, 1_000), 1);
+    fence(&mut engine, 2);
+    let nothing = || Holding::Nothing {};
+    let op = repair(id, spec, [nothing(), nothing(), nothing(), nothing()]);
+    engine.handle_message(decision(2, &[Some(1), Some(2), Some(3), Some(4)], vec![op]), 1_100);
+    assert_eq!(told(&mut engine, 1_101), 0, "a fence for every turn");
+    assert_eq!(told(&mut engine, 2_100), 1, "but it still ends");
+}
