@@ -51,7 +51,16 @@ fn rank_body() {
         );
         return;
     }
-    comm.step(1, &mut (), |step, ()| check_all(step.comm)).unwrap();
+    let mut state = vec![7u8; 100];
+    comm.step(1, &mut state, |step, state| {
+        // A step inside a step is refused, and the open one keeps its state.
+        let inner = step.comm.step(9, &mut vec![1u8; 100], |_, _| Ok(()));
+        assert!(inner.unwrap_err().to_string().contains("begin_step inside a step"));
+        check_all(step.comm)?;
+        assert_eq!(state, &[7u8; 100]);
+        Ok(())
+    })
+    .unwrap();
 }
 
 fn check_all(comm: &mut Communicator) -> Result<(), phalanx::Error> {
@@ -135,6 +144,15 @@ fn half_of_us(comm: &mut Communicator, rank: Rank) -> Result<(), phalanx::Error>
     let mut sum = [u32::from(rank.0 == 0) + 10];
     group.all_reduce(&mut sum, ReduceOp::Sum)?;
     assert_eq!((group.world_size(), sum[0]), if rank == Rank(1) { (1, 10) } else { (2, 21) });
+    // Splits of different parents are different communicators, also where they are made in the same order.
+    let (mut all, mut reversed) = (comm.split(0)?, comm.split(rank.0 / 2)?);
+    let (mut pair, mut alone) = (all.split(rank.0 % 2)?, reversed.split(rank.0)?);
+    let mut sum = [1u32];
+    pair.all_reduce(&mut sum, ReduceOp::Sum)?;
+    assert_eq!(sum[0], if rank == Rank(1) { 1 } else { 2 });
+    let mut own = [5u32];
+    alone.all_reduce(&mut own, ReduceOp::Sum)?;
+    assert_eq!((alone.world_size(), own[0]), (1, 5));
     comm.barrier()?;
     Ok(())
 }

@@ -59,6 +59,7 @@ fn corpus() -> Vec<Vec<u8>> {
         committed: 4,
         open: true,
         state_bytes: 77,
+        state_gone: true,
         state_held: Some(Bitmap::from_words(3, &[5])),
     };
     let view = View { epoch: Epoch(7), seats: vec![Some(MemberId(9)), None], members: vec![info.clone()] };

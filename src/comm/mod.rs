@@ -68,7 +68,6 @@ pub enum Error {
 pub struct Communicator {
     driver: Arc<Driver>,
     comm: CommId,
-    splits: u32,
     /// Only the world says good-bye for the process.
     is_world: bool,
 }
@@ -90,7 +89,7 @@ impl Communicator {
     pub fn join(config: Config) -> Result<Self, Error> {
         let is_seated = config.rank.is_some();
         let driver = connect::start(config)?;
-        let comm = Self { driver, comm: WORLD, splits: 0, is_world: true };
+        let comm = Self { driver, comm: WORLD, is_world: true };
         if is_seated && comm.driver.wait_seated()?.is_none() {
             return Err(Error::RunOver);
         }
@@ -148,19 +147,18 @@ impl Communicator {
     pub fn split(&mut self, color: u32) -> Result<Self, Error> {
         let n = self.world_size() as usize;
         let mut colors = vec![0u32; n];
+        let at = self.driver.with_engine(|e| e.next_op(self.comm)).unwrap_or_default();
         self.all_gather(&[color], &mut colors)?;
-        self.splits += 1;
-        // The same number at every rank: splits are counted in the common order, and each color gets its own.
         let mut distinct = colors.clone();
         distinct.sort_unstable();
         distinct.dedup();
         let index = distinct.iter().position(|c| *c == color).unwrap_or(0) as u32;
-        let id = CommId((self.comm.0 * 256 + self.splits) * 4096 + index + 1);
+        let id = phalanx_core::engine::Engine::split_id(self.comm, at, index);
         let world: Vec<Rank> =
             self.driver.with_engine(|e| e.group(self.comm).map(<[Rank]>::to_vec)).unwrap_or_default();
         let group = world.iter().zip(&colors).filter(|(_, c)| **c == color).map(|(r, _)| *r).collect();
         self.driver.split(id, group)?;
-        Ok(Self { driver: Arc::clone(&self.driver), comm: id, splits: 0, is_world: false })
+        Ok(Self { driver: Arc::clone(&self.driver), comm: id, is_world: false })
     }
 }
 

@@ -1,8 +1,10 @@
 //! Steps: transactions of the training run. What a step needs to be run again by a newcomer is its state, named here.
 
+use std::sync::Arc;
+
 use super::{Communicator, Element, Error};
 use crate::device::Span;
-use crate::driver::{Begun, StateRegions};
+use crate::driver::{Begun, Driver, StateRegions};
 
 /// The memory of a state, in an order that is the same at every rank.
 #[derive(Debug, Default)]
@@ -98,27 +100,28 @@ impl Communicator {
             return Ok(None);
         }
         let spans = state.regions().parts.into_iter().map(Span::lend).collect();
-        // The regions are lent from here until the commit, and `state` stays borrowed that long. If `body` fails or
-        // panics they are taken back below, before the borrow ends.
-        let lent = Lent { comm: self };
-        let index = match lent.comm.driver.begin(StateRegions::new(spans))? {
+        self.driver.begin(StateRegions::new(spans))?;
+        // The regions are lent from here until the commit, and `state` stays borrowed that long. However the step ends,
+        // they are taken back, before the borrow ends, from the very driver they were lent to.
+        let lent = Lent { driver: Arc::clone(&self.driver) };
+        let index = match lent.driver.wait_begun()? {
             Begun::Step(index) if index < limit => index,
             Begun::Step(_) | Begun::RunOver => return Ok(None),
         };
-        let result = body(&mut Step { comm: lent.comm, index }, state)?;
-        let ticket = lent.comm.driver.commit()?;
-        lent.comm.driver.wait(&ticket)?;
+        let result = body(&mut Step { comm: self, index }, state)?;
+        let ticket = lent.driver.commit()?;
+        lent.driver.wait(&ticket)?;
         Ok(Some(result))
     }
 }
 
 /// Takes the state regions back when the step ends in any way.
-struct Lent<'a> {
-    comm: &'a mut Communicator,
+struct Lent {
+    driver: Arc<Driver>,
 }
 
-impl Drop for Lent<'_> {
+impl Drop for Lent {
     fn drop(&mut self) {
-        self.comm.driver.take_back_state();
+        self.driver.take_back_state();
     }
 }

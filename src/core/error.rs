@@ -99,6 +99,12 @@ pub enum CallError {
         /// What was called.
         spec: Spec,
     },
+    /// The id of a new communicator is taken by other ranks.
+    #[error("{comm} is already a communicator of other ranks; split once more, the next one gets another id")]
+    SplitClash {
+        /// The id.
+        comm: CommId,
+    },
     /// The root is no rank of the communicator.
     #[error("root {root} is no rank of {comm}, which has {world_size}")]
     NoSuchRoot {

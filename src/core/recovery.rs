@@ -394,11 +394,16 @@ impl Judge<'_> {
             return (None, ranks);
         }
         let old = || self.survivors.iter().filter(|(rank, _)| !ranks.contains(rank));
-        let open: Vec<Rank> = old()
-            .filter(|(_, r)| r.step.open && r.step.committed == self.committed)
-            .map(|(rank, _)| *rank)
-            .collect();
-        let providers = if open.is_empty() { old().map(|(rank, _)| *rank).collect() } else { open };
+        let ranks_where = |able: &dyn Fn(&Report) -> bool| -> Vec<Rank> {
+            old().filter(|(_, r)| able(r)).map(|(rank, _)| *rank).collect()
+        };
+        // Who is in the step can serve at once; who is not, from its begin on; who gave the step up, never.
+        let choices = [
+            ranks_where(&|r| r.step.open && !r.step.state_gone && r.step.committed == self.committed),
+            ranks_where(&|r| !r.step.state_gone),
+            ranks_where(&|_| true),
+        ];
+        let providers = choices.into_iter().find(|c| !c.is_empty()).unwrap_or_default();
         let bytes = old().map(|(_, r)| r.step.state_bytes).max().unwrap_or(0);
         (Some(StateDecision { committed: self.committed, providers, bytes, newcomers }), ranks)
     }

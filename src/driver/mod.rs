@@ -213,19 +213,25 @@ impl Driver {
         Ok(inner.admit(id, (Span::empty(), Span::empty()), None))
     }
 
-    /// Begins a step over these state regions, which must stay as they are until the commit. Waits for a seat and
-    /// the state where this member is a spare.
+    /// Begins a step over these state regions, which must stay as they are until they are taken back. An error leaves a
+    /// step that is open as it is.
     ///
     /// # Errors
-    /// As [`phalanx_core::engine::Engine::handle_begin`], and when the member is put out.
-    pub fn begin(&self, regions: StateRegions) -> Result<Begun, CallError> {
-        let bytes = regions.bytes();
-        {
-            let mut inner = self.lock();
-            inner.begun = None;
-            inner.executor.set_state(regions);
-            inner.executor.engine.handle_begin(bytes)?;
-        }
+    /// As [`phalanx_core::engine::Engine::handle_begin`].
+    pub fn begin(&self, regions: StateRegions) -> Result<(), CallError> {
+        let mut inner = self.lock();
+        inner.executor.engine.handle_begin(regions.bytes())?;
+        inner.begun = None;
+        inner.executor.set_state(regions);
+        Ok(())
+    }
+
+    /// Waits until the step that was begun may run: at once for a rank that goes on, after the seat and the state for a
+    /// spare.
+    ///
+    /// # Errors
+    /// When the member is put out.
+    pub fn wait_begun(&self) -> Result<Begun, CallError> {
         self.wait_until(None, |inner| {
             if let Some(error) = &inner.halted {
                 return Some(Err(evicted(error)));

@@ -192,6 +192,7 @@ impl Engine {
             return Err(CallError::StateSize { here: state_bytes, there: self.step.state_bytes });
         }
         self.step.asked = true;
+        self.step.state_gone = false;
         self.step.state_bytes = state_bytes;
         if let Some(transfer) = &mut self.transfer
             && transfer.incoming
@@ -261,6 +262,7 @@ impl Engine {
     /// The caller took its state regions back: after a commit nothing else happens; in an open step that the caller
     /// gave up nothing of them is served any more.
     pub fn handle_state_gone(&mut self) {
+        self.step.state_gone = self.step.open;
         if let Some(transfer) = &mut self.transfer {
             transfer.op.posted = false;
         }
@@ -269,13 +271,32 @@ impl Engine {
     /// Makes a communicator of these world ranks known here; every rank of it does so with the same id.
     ///
     /// # Errors
-    /// When this member has no seat.
+    /// When this member has no seat, when the id is that of other ranks.
     pub fn handle_split(&mut self, comm: CommId, group: Vec<Rank>) -> Result<(), CallError> {
         if self.rank.is_none() {
             return Err(CallError::NotSeated { member: self.me });
         }
-        self.comms.entry(comm).or_insert_with(|| Comm::new(group, OpSeq(0)));
-        Ok(())
+        let known = self.comms.entry(comm).or_insert_with(|| Comm::new(group.clone(), OpSeq(0)));
+        if known.group == group { Ok(()) } else { Err(CallError::SplitClash { comm }) }
+    }
+
+    /// The id of the `index`-th communicator that a split makes: from what every rank agrees on and a replay repeats,
+    /// the parent and the split's place in the parent's order.
+    #[must_use]
+    pub fn split_id(parent: CommId, at: OpSeq, index: u32) -> CommId {
+        let parts = [u64::from(parent.0), at.0, u64::from(index)];
+        let hash = parts
+            .iter()
+            .flat_map(|p| p.to_le_bytes())
+            .fold(0xcbf2_9ce4_8422_2325_u64, |h, byte| (h ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+        // The world's id and that of the state are no one else's.
+        CommId(((hash ^ (hash >> 32)) as u32 >> 1).max(1))
+    }
+
+    /// What the caller calls next on `comm`.
+    #[must_use]
+    pub fn next_op(&self, comm: CommId) -> Option<OpSeq> {
+        self.comms.get(&comm).map(|c| c.next)
     }
 
     /// The member goes by itself.

@@ -71,6 +71,7 @@ impl Engine {
             committed: self.step.committed + u64::from(passed.is_some()),
             open: self.step.open && passed.is_none(),
             state_bytes: self.step.state_bytes,
+            state_gone: self.step.state_gone,
             state_held: self.state_report(),
         };
         Report { epoch: self.fence, comms, step }

@@ -141,6 +141,8 @@ struct StepState {
     open: bool,
     /// `begin_step` was called and has not returned.
     asked: bool,
+    /// The open step's regions were taken back: the caller gave the step up.
+    state_gone: bool,
     state_bytes: u64,
 }
 

@@ -292,7 +292,7 @@ impl Engine {
         let posted = if mine.is_some() {
             self.step.asked && self.step.state_bytes == state.bytes
         } else {
-            self.step.open && self.step.committed == state.committed
+            self.step.open && !self.step.state_gone && self.step.committed == state.committed
         };
         let op = Op {
             id,

@@ -125,3 +125,41 @@ fn the_deadline_of_a_repaired_op_runs_anew() {
     assert_eq!(told(&mut engine, 1_101), 0, "a fence for every turn");
     assert_eq!(told(&mut engine, 2_100), 1, "but it still ends");
 }
+
+/// Found by review: a rank whose step body had failed was made a provider of state that it had taken back.
+#[test]
+fn a_rank_that_gave_its_step_up_serves_no_state() {
+    use crate::wire::message::StateDecision;
+    let mut engine = Engine::new(info(1), 0);
+    engine.handle_message(Downward::Welcome { version: VERSION, rules: Rules::new(2, Policy::Replace) }, 0);
+    engine.handle_message(decision(1, &[Some(1), Some(2)], Vec::new()), 0);
+    engine.handle_begin(100).unwrap();
+    engine.handle_state_gone();
+    fence(&mut engine, 2);
+    assert!(engine.report().step.state_gone);
+    let Downward::Decide { decision: mut next } = decision(2, &[Some(1), Some(3)], Vec::new()) else {
+        return;
+    };
+    next.newcomers = vec![Rank(1)];
+    let newcomers = vec![(Rank(1), Holding::Nothing {})];
+    next.state = Some(StateDecision { committed: 0, providers: vec![Rank(0)], bytes: 100, newcomers });
+    engine.handle_message(Downward::Decide { decision: next }, 0);
+    assert!(engine.next_step(WORLD).is_none(), "it would send memory that is the caller's again");
+}
+
+/// Found by review: nested splits of different parents had one id, and a replay counted otherwise than the first run.
+#[test]
+fn split_ids_follow_from_parent_and_place_alone() {
+    let mut seen = BTreeSet::from([WORLD, STATE_COMM]);
+    for parent in [WORLD, Engine::split_id(WORLD, OpSeq(1), 0), Engine::split_id(WORLD, OpSeq(2), 0)] {
+        for (at, index) in (0..50).flat_map(|at| (0..4).map(move |i| (OpSeq(at), i))) {
+            seen.insert(Engine::split_id(parent, at, index));
+        }
+    }
+    assert_eq!(seen.len(), 2 + 3 * 200);
+    let (mut engine, ..) = with_an_op();
+    engine.handle_split(CommId(5), vec![Rank(0)]).unwrap();
+    engine.handle_split(CommId(5), vec![Rank(0)]).unwrap();
+    let clash = engine.handle_split(CommId(5), vec![Rank(0), Rank(1)]).unwrap_err();
+    assert!(matches!(clash, CallError::SplitClash { .. }), "{clash}");
+}

@@ -101,10 +101,12 @@ pub struct StepReport {
     pub open: bool,
     /// Bytes of all state regions (0: none named yet).
     pub state_bytes: u64,
+    /// Whether the caller took its state regions back although the step is open (its body failed): nothing is served.
+    pub state_gone: bool,
     /// State chunks this newcomer has; everything for a rank that was never new.
     pub state_held: Option<Bitmap>,
 }
-wire!(struct StepReport { committed, open, state_bytes, state_held });
+wire!(struct StepReport { committed, open, state_bytes, state_gone, state_held });
 
 /// A member's answer to a fence: from here until the decision nothing changes its buffers.
 #[derive(Clone, PartialEq, Eq, Debug)]
