@@ -339,6 +339,11 @@ impl Judge<'_> {
         if !tally.anybody_lacks {
             return Verdict::Keep {};
         }
+        let is_expired = self.evidence.expired.contains(&id);
+        if is_expired && !released && lacks_uncalled(plan, parts) {
+            let missing = parts.iter().filter(|p| p.live && p.record.is_none()).map(|p| p.rank).collect();
+            return Verdict::Fail { cause: FailCause::Expired { missing } };
+        }
         if tally.all_held && tally.unreachable.is_none() && (vacancies || self.evidence.expired.contains(&id))
         {
             // Final everywhere it can be served from: no reason to fail or to begin again. Under abort only where
@@ -394,6 +399,11 @@ impl Judge<'_> {
             return (None, ranks);
         }
         let old = || self.survivors.iter().filter(|(rank, _)| !ranks.contains(rank));
+        let has_begun = |r: &Report| r.step.committed > 0 || r.step.open || r.step.state_bytes > 0;
+        if !old().any(|(_, r)| has_begun(r)) {
+            // No step has begun anywhere: a newcomer begins the first one from its own initial state, as all do.
+            return (None, ranks);
+        }
         let ranks_where = |able: &dyn Fn(&Report) -> bool| -> Vec<Rank> {
             old().filter(|(_, r)| able(r)).map(|(rank, _)| *rank).collect()
         };

@@ -221,7 +221,7 @@ impl Coordinator {
                     self.events.push_back(WorldEvent::Reached(rank, epoch, what));
                 }
             }
-            Upward::Leave {} => self.handle_leave(from),
+            Upward::Leave {} => self.handle_leave(from, now_ms),
         }
     }
 
@@ -327,7 +327,12 @@ impl Coordinator {
     }
 
     /// A rank that is done stays until all are: peers may still need what it holds, and it answers fences.
-    fn handle_leave(&mut self, from: MemberId) {
+    fn handle_leave(&mut self, from: MemberId, now_ms: u64) {
+        let about_to_sit = self.pending.as_ref().is_some_and(|d| d.view.rank_of(from).is_some());
+        if about_to_sit && self.view.rank_of(from).is_none() {
+            self.declare_lost(from, "left before it took its seat", now_ms);
+            return;
+        }
         if self.view.rank_of(from).is_none() || self.phase == Phase::Forming {
             self.forget_spare(from);
             self.known.remove(&from);

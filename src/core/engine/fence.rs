@@ -23,8 +23,12 @@ impl Engine {
                 self.halt(&cause);
             }
             Downward::Finished {} => {
-                self.go(Trigger::Halt);
-                self.actions.push_back(Action::RunOver);
+                if self.go(Trigger::Halt) {
+                    self.end_all(
+                        "every rank has left the run; wait for ops before the communicator is dropped",
+                    );
+                    self.actions.push_back(Action::RunOver);
+                }
             }
             Downward::Refused { reason } => self.halt(&format!("the coordinator refused it: {reason}")),
         }

@@ -234,6 +234,16 @@ impl Engine {
     pub fn handle_connected(&mut self) {
         let version = crate::wire::message::VERSION;
         self.messages.push_front(Upward::Join { version, info: self.info.clone(), epoch: self.epoch });
+        // What is told once may have been lost with the old connection.
+        self.mismatched = false;
+        self.faults.clear();
+        for op in self.comms.values_mut().flat_map(|c| c.ops.values_mut()) {
+            op.overdue = false;
+        }
+        if self.rank.is_some() && !self.newcomer {
+            let what = crate::wire::message::Milestone::Replayed {};
+            self.messages.push_back(Upward::Milestone { epoch: self.epoch, what });
+        }
         if self.leaving {
             self.messages.push_back(Upward::Leave {});
         }
@@ -415,9 +425,14 @@ impl Engine {
     }
 
     fn halt(&mut self, cause: &str) {
-        if !self.go(Trigger::Halt) {
-            return;
+        if self.go(Trigger::Halt) {
+            let error = self.end_all(cause);
+            self.actions.push_back(Action::Halt { error });
         }
+    }
+
+    /// Ends every op that is not over: nobody is left who would move it.
+    fn end_all(&mut self, cause: &str) -> OpError {
         let error = OpError::Evicted { member: self.me, epoch: self.epoch, cause: cause.to_owned() };
         let open: Vec<OpId> = self
             .comms
@@ -432,7 +447,7 @@ impl Engine {
             comm.ops.clear();
         }
         self.transfer = None;
-        self.actions.push_back(Action::Halt { error });
+        error
     }
 
     fn plan(&mut self, spec: &Spec, world_size: u32, place: Rank) -> Result<Arc<Plan>, CallError> {

@@ -318,15 +318,9 @@ impl Engine {
             logged: false,
         };
         if mine.is_some() && self.step.asked && !posted {
-            let error = crate::error::OpError::Evicted {
-                member: self.me,
-                epoch: self.epoch,
-                cause: format!(
-                    "its state regions hold {} bytes, the survivors' {}",
-                    self.step.state_bytes, state.bytes
-                ),
-            };
-            self.actions.push_back(Action::Halt { error });
+            let (here, there) = (self.step.state_bytes, state.bytes);
+            self.halt(&format!("its state regions hold {here} bytes, the survivors' {there}"));
+            return;
         }
         let over = op.steps.is_over();
         if mine.is_some() || !over {
