@@ -9,7 +9,7 @@
 use phalanx::demo::digits::Digits;
 use phalanx::demo::network::{Network, ParamsHash};
 use phalanx::demo::sampling::Sampling;
-use phalanx::{Communicator, ReduceOp, Regions, State};
+use phalanx::{Communicator, ReduceOp, Regions, RegionsMut, State};
 
 const STEPS: u64 = 200;
 
@@ -17,8 +17,12 @@ const STEPS: u64 = 200;
 struct Model(Network);
 
 impl State for Model {
-    fn regions(&mut self) -> Regions<'_> {
-        Regions::new().with(&mut self.0.params).with(&mut self.0.velocity)
+    fn regions(&self) -> Regions<'_> {
+        Regions::new().with(&self.0.params).with(&self.0.velocity)
+    }
+
+    fn regions_mut(&mut self) -> RegionsMut<'_> {
+        RegionsMut::new().with(&mut self.0.params).with(&mut self.0.velocity)
     }
 }
 

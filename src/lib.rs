@@ -17,6 +17,6 @@ pub mod sim;
 pub mod sync;
 pub mod transport;
 
-pub use comm::{Buffer, Communicator, Element, Error, Regions, State, Step, Work};
+pub use comm::{Buffer, Communicator, Element, Error, Regions, RegionsMut, State, Step, Work};
 pub use phalanx_core::ids::Rank;
 pub use phalanx_core::spec::ReduceOp;

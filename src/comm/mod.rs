@@ -18,7 +18,7 @@ mod step;
 
 pub use buffer::{Buffer, Retained, Work};
 pub use element::Element;
-pub use step::{Regions, State, Step};
+pub use step::{Regions, RegionsMut, State, Step};
 
 /// Why a call did not do what was asked. The text says what happened, to which rank, in which epoch and op, and what
 /// to do next.

@@ -9,10 +9,35 @@ use crate::driver::{Begun, Driver, StateRegions};
 /// The memory of a state, in an order that is the same at every rank.
 #[derive(Debug, Default)]
 pub struct Regions<'a> {
-    parts: Vec<&'a mut [u8]>,
+    parts: Vec<&'a [u8]>,
 }
 
 impl<'a> Regions<'a> {
+    /// No memory yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a slice.
+    #[must_use]
+    pub fn with<T: Element>(mut self, values: &'a [T]) -> Self {
+        self.parts.push(bytemuck::cast_slice(values));
+        self
+    }
+
+    fn to_serve(&self) -> StateRegions {
+        StateRegions::to_serve(self.parts.iter().map(|part| Span::lend_shared(part)).collect())
+    }
+}
+
+/// The memory of a state, to write: see [`State::regions_mut`].
+#[derive(Debug, Default)]
+pub struct RegionsMut<'a> {
+    parts: Vec<&'a mut [u8]>,
+}
+
+impl<'a> RegionsMut<'a> {
     /// No memory yet.
     #[must_use]
     pub fn new() -> Self {
@@ -31,21 +56,51 @@ impl<'a> Regions<'a> {
 ///
 /// A newcomer gets it from the survivors, byte for byte; so everything that decides what the step does must be in it,
 /// or follow from the step's number and the rank.
+///
+/// ```
+/// use phalanx::{Regions, RegionsMut, State};
+///
+/// struct Model {
+///     weights: Vec<f32>,
+///     velocity: Vec<f32>,
+/// }
+///
+/// impl State for Model {
+///     fn regions(&self) -> Regions<'_> {
+///         Regions::new().with(&self.weights).with(&self.velocity)
+///     }
+///
+///     fn regions_mut(&mut self) -> RegionsMut<'_> {
+///         RegionsMut::new().with(&mut self.weights).with(&mut self.velocity)
+///     }
+/// }
+/// ```
 pub trait State {
-    /// Its memory.
-    fn regions(&mut self) -> Regions<'_>;
+    /// Its memory, from which newcomers are served while the step runs.
+    fn regions(&self) -> Regions<'_>;
+
+    /// The same memory in the same order: where a newcomer's state goes, before its step runs.
+    fn regions_mut(&mut self) -> RegionsMut<'_>;
 }
 
 impl<T: Element> State for Vec<T> {
-    fn regions(&mut self) -> Regions<'_> {
-        Regions::new().with(self.as_mut_slice())
+    fn regions(&self) -> Regions<'_> {
+        Regions::new().with(self.as_slice())
+    }
+
+    fn regions_mut(&mut self) -> RegionsMut<'_> {
+        RegionsMut::new().with(self.as_mut_slice())
     }
 }
 
 /// No state at all: each step follows from its number and the rank.
 impl State for () {
-    fn regions(&mut self) -> Regions<'_> {
+    fn regions(&self) -> Regions<'_> {
         Regions::new()
+    }
+
+    fn regions_mut(&mut self) -> RegionsMut<'_> {
+        RegionsMut::new()
     }
 }
 
@@ -99,25 +154,60 @@ impl Communicator {
         if self.rank().is_some() && self.steps_committed() >= limit {
             return Ok(None);
         }
-        let spans = state.regions().parts.into_iter().map(Span::lend).collect();
-        self.driver.begin(StateRegions::new(spans))?;
-        // The regions are lent from here until the commit, and `state` stays borrowed that long. However the step ends,
-        // they are taken back, before the borrow ends, from the very driver they were lent to.
+        // A rank that may still be given its state lends memory to write; all others lend memory to read, from here to
+        // the commit: `regions` borrows the state that long, so nobody changes it, by whatever way.
+        let takes = self.driver.with_engine(|e| e.rank().is_none() || e.is_newcomer());
+        if takes {
+            let parts = state.regions_mut().parts;
+            let bytes: usize = parts.iter().map(|part| part.len()).sum();
+            let filled = StateRegions::to_fill(parts.into_iter().map(Span::lend).collect());
+            self.driver.begin(filled)?;
+            let lent = Lent { driver: Arc::clone(&self.driver) };
+            let Some(index) = lent.wait_begun(limit)? else { return Ok(None) };
+            let regions = state.regions();
+            let there: usize = regions.parts.iter().map(|part| part.len()).sum();
+            if bytes != there {
+                let what =
+                    format!("regions() names {there} bytes, regions_mut() {bytes}; name the same memory");
+                return Err(Error::Size { call: "step", what });
+            }
+            lent.driver.serve_state(regions.to_serve());
+            return self.run_body(index, state, body, &lent).map(Some);
+        }
+        let regions = state.regions();
+        self.driver.begin(regions.to_serve())?;
         let lent = Lent { driver: Arc::clone(&self.driver) };
-        let index = match lent.driver.wait_begun()? {
-            Begun::Step(index) if index < limit => index,
-            Begun::Step(_) | Begun::RunOver => return Ok(None),
-        };
+        let Some(index) = lent.wait_begun(limit)? else { return Ok(None) };
+        self.run_body(index, state, body, &lent).map(Some)
+    }
+
+    fn run_body<S: State + ?Sized, R>(
+        &mut self,
+        index: u64,
+        state: &S,
+        body: impl FnOnce(&mut Step<'_>, &S) -> Result<R, Error>,
+        lent: &Lent,
+    ) -> Result<R, Error> {
         let result = body(&mut Step { comm: self, index }, state)?;
         let ticket = lent.driver.commit()?;
         lent.driver.wait(&ticket)?;
-        Ok(Some(result))
+        Ok(result)
     }
 }
 
-/// Takes the state regions back when the step ends in any way.
+/// Takes the state regions back when the step ends in any way, from the very driver they were lent to.
 struct Lent {
     driver: Arc<Driver>,
+}
+
+impl Lent {
+    /// The step's number; nothing where no step is left.
+    fn wait_begun(&self, limit: u64) -> Result<Option<u64>, Error> {
+        match self.driver.wait_begun()? {
+            Begun::Step(index) if index < limit => Ok(Some(index)),
+            Begun::Step(_) | Begun::RunOver => Ok(None),
+        }
+    }
 }
 
 impl Drop for Lent {

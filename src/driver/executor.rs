@@ -202,7 +202,12 @@ impl<T: Transport> Executor<T> {
                     self.notices.push_back(Notice::Freed { op });
                 }
             }
-            Action::StepBegun { committed } => self.notices.push_back(Notice::StepBegun { committed }),
+            Action::StepBegun { committed } => {
+                if self.state.is_to_fill() {
+                    self.state = StateRegions::default();
+                }
+                self.notices.push_back(Notice::StepBegun { committed });
+            }
             Action::RunOver => self.notices.push_back(Notice::RunOver),
             Action::Halt { error } => {
                 self.memory.clear();
@@ -438,9 +443,10 @@ impl<T: Transport> Executor<T> {
     fn state_step(&mut self, id: OpId, step: Step) -> Option<Option<OpSeq>> {
         let op = self.engine.op(id)?;
         let chunk = op.plan.chunks[step.chunk().index()];
-        let pieces = self.state.pieces(chunk.start, chunk.len as usize);
         match step {
-            Step::Send { chunk: index, to, .. } => {
+            // Between the begin of a step and the call that names the regions to serve there is nothing to read.
+            Step::Send { chunk: index, to, .. } if self.state.is_to_serve() => {
+                let pieces = self.state.pieces(chunk.start, chunk.len as usize);
                 let member = self.engine.member_at(op, to)?;
                 let header = self.engine.header(op, Kind::Final, index, chunk.len as usize);
                 let slot = self.transport.reserve(member, chunk.len as usize)?;
@@ -452,7 +458,8 @@ impl<T: Transport> Executor<T> {
                 self.transport.commit(member, &header);
                 Some(None)
             }
-            Step::Take { chunk: index, from, .. } => {
+            Step::Take { chunk: index, from, .. } if self.state.is_to_fill() => {
+                let pieces = self.state.pieces(chunk.start, chunk.len as usize);
                 let found = self.find(id, from, index, Kind::Final, chunk.len as usize);
                 let (_, payload) = found.message()?;
                 let mut at = 0;
@@ -463,7 +470,11 @@ impl<T: Transport> Executor<T> {
                 self.release(id, from, &found);
                 Some(None)
             }
-            Step::Fold { .. } | Step::FoldAll { .. } | Step::Settle { .. } => None,
+            Step::Send { .. }
+            | Step::Take { .. }
+            | Step::Fold { .. }
+            | Step::FoldAll { .. }
+            | Step::Settle { .. } => None,
         }
     }
 }

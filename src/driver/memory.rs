@@ -199,13 +199,45 @@ impl BlockPool {
 #[derive(Debug, Default, Clone)]
 pub struct StateRegions {
     regions: Vec<Span>,
+    lent: Lent,
+}
+
+/// What may be done with the regions.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Lent {
+    /// They are the caller's.
+    #[default]
+    No,
+    /// Read.
+    ToServe,
+    /// Written, until the step begins.
+    ToFill,
 }
 
 impl StateRegions {
-    /// Regions in the order every rank names them.
+    /// Regions, in the order every rank names them, that newcomers may be served from.
     #[must_use]
-    pub fn new(regions: Vec<Span>) -> Self {
-        Self { regions }
+    pub fn to_serve(regions: Vec<Span>) -> Self {
+        Self { regions, lent: Lent::ToServe }
+    }
+
+    /// Regions of a rank that may have to take its state first. When its step begins they are the caller's again, who
+    /// names them anew, to serve.
+    #[must_use]
+    pub fn to_fill(regions: Vec<Span>) -> Self {
+        Self { regions, lent: Lent::ToFill }
+    }
+
+    /// Whether they may be written now.
+    #[must_use]
+    pub fn is_to_fill(&self) -> bool {
+        self.lent == Lent::ToFill
+    }
+
+    /// Whether they may be read now.
+    #[must_use]
+    pub fn is_to_serve(&self) -> bool {
+        self.lent == Lent::ToServe
     }
 
     /// Bytes of all regions.

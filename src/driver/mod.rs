@@ -226,6 +226,12 @@ impl Driver {
         Ok(())
     }
 
+    /// The state regions of the step that has begun, to serve newcomers from until they are taken back.
+    pub fn serve_state(&self, regions: StateRegions) {
+        self.lock().executor.set_state(regions);
+        self.kick();
+    }
+
     /// Waits until the step that was begun may run: at once for a rank that goes on, after the seat and the state for a
     /// spare.
     ///

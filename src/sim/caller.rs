@@ -123,7 +123,9 @@ impl Caller {
                     return false;
                 }
                 self.asked = true;
-                x.set_state(StateRegions::new(vec![self.state.span()]));
+                let span = vec![self.state.span()];
+                let takes = x.engine.rank().is_none() || x.engine.is_newcomer();
+                x.set_state(if takes { StateRegions::to_fill(span) } else { StateRegions::to_serve(span) });
                 if let Err(error) = x.engine.handle_begin(self.state_words as u64 * 8) {
                     return self.fail(x, &error.to_string());
                 }
@@ -233,6 +235,7 @@ impl Caller {
     ) {
         match notice {
             Notice::StepBegun { committed } => {
+                x.set_state(StateRegions::to_serve(vec![self.state.span()]));
                 self.step = committed;
                 self.asked = false;
                 self.at = At::Calling(0);

@@ -79,6 +79,7 @@ struct World {
     random: Random,
     coordinator: Option<Coordinator>,
     store: Option<Record>,
+    stored_us: u64,
     members: BTreeMap<MemberId, Member>,
     events: BinaryHeap<Reverse<(u64, u64, usize)>>,
     slots: Vec<Option<Event>>,
@@ -118,6 +119,7 @@ impl World {
             random: Random::new(scenario.seed ^ 0xc0de),
             coordinator: Some(Coordinator::new(scenario.rules.clone(), None, 0)),
             store: None,
+            stored_us: 0,
             net,
             members: BTreeMap::new(),
             events: BinaryHeap::new(),
@@ -231,7 +233,9 @@ impl World {
         let Some(c) = self.coordinator.as_ref().filter(|c| c.is_steady()) else { return };
         let whole = |m: &MemberId| {
             self.members.get(m).is_some_and(|m| {
-                m.alive && m.executor.engine.epoch() == c.epoch() && m.executor.engine.is_whole_again()
+                // What it has heard it has also acted on.
+                let is_up_to_date = m.alive && !m.stopped && m.turn_us > self.now_us;
+                is_up_to_date && m.executor.engine.epoch() == c.epoch() && m.executor.engine.is_whole_again()
             })
         };
         let is_whole = self.losses > 0 && c.view().seats.iter().flatten().all(whole);
@@ -437,10 +441,11 @@ impl World {
             }
         }
         for record in writes {
-            let delay = self.random.below(500);
+            // One write after the other, as the owner of the store makes them.
+            self.stored_us = self.stored_us.max(self.now_us + self.random.below(500));
             let text = format!("store {:?}", record.epoch);
             self.say(|| text);
-            self.at(self.now_us + delay, Event::Stored(Box::new(record)));
+            self.at(self.stored_us, Event::Stored(Box::new(record)));
         }
         for event in events {
             self.observe(&event);

@@ -10,7 +10,7 @@ use phalanx::demo::digits::Digits;
 use phalanx::demo::network::{Network, ParamsHash, accuracy};
 use phalanx::demo::protocol::{Milestone, Report};
 use phalanx::demo::sampling::Sampling;
-use phalanx::{Buffer, Communicator, Error, ReduceOp, Regions, State, Step};
+use phalanx::{Buffer, Communicator, Error, ReduceOp, Regions, RegionsMut, State, Step};
 
 use crate::options::{self, Takes};
 
@@ -40,8 +40,12 @@ struct Orders {
 struct Model(Network);
 
 impl State for Model {
-    fn regions(&mut self) -> Regions<'_> {
-        Regions::new().with(&mut self.0.params).with(&mut self.0.velocity)
+    fn regions(&self) -> Regions<'_> {
+        Regions::new().with(&self.0.params).with(&self.0.velocity)
+    }
+
+    fn regions_mut(&mut self) -> RegionsMut<'_> {
+        RegionsMut::new().with(&mut self.0.params).with(&mut self.0.velocity)
     }
 }
 
