@@ -7,7 +7,8 @@ use crate::wire::message::Decision;
 
 impl Coordinator {
     pub(super) fn declare_lost(&mut self, member: MemberId, cause: &str, now_ms: u64) {
-        if self.out.contains_key(&member) {
+        // Who goes after the end has left, however it does.
+        if self.phase == Phase::Finished || self.out.contains_key(&member) {
             return;
         }
         let Some(_) = self.known.remove(&member) else { return };
@@ -101,6 +102,7 @@ impl Coordinator {
         self.catching_up = new.collect();
         self.events.push_back(WorldEvent::Decided(Box::new(decision.clone())));
         self.last = Some(decision);
+        self.links_are_whole();
     }
 
     pub(super) fn handle_report(&mut self, from: MemberId, report: Report, now_ms: u64) {

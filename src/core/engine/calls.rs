@@ -2,6 +2,7 @@
 
 use super::{Action, CallShape, Comm, Engine, Op, Retention, STATE_COMM, WORLD};
 use crate::error::CallError;
+use crate::fnv::{fnv1a_words, fold32};
 use crate::ids::{Attempt, CommId, OpId, OpSeq, Rank};
 use crate::policy::Policy;
 use crate::spec::{Algorithm, Collective, Dtype, ReduceOp, Spec};
@@ -11,8 +12,8 @@ impl Engine {
     /// Takes a collective into the common order of `comm`.
     ///
     /// # Errors
-    /// When this member has no seat or is out, when the communicator is unknown or broken, when the algorithm cannot
-    /// do it.
+    /// When this member has no seat, took one and is in no step yet, or is out, when the communicator is unknown or
+    /// broken, when the algorithm cannot do it.
     pub fn handle_post(
         &mut self,
         comm: CommId,
@@ -24,6 +25,13 @@ impl Engine {
             return Err(self.evicted_call());
         }
         let Some(rank) = self.rank else { return Err(CallError::NotSeated { member: self.me }) };
+        if self.newcomer && !self.step.open {
+            // What the others called outside of steps is over, and nobody keeps it: this call would be taken for one
+            // of the step that they are in.
+            let next = "make it inside a step, where it is replayed";
+            let what = "a call of a newcomer before its first step";
+            return Err(CallError::StepOrder { what, epoch: self.epoch, next });
+        }
         let Some(c) = self.comms.get(&comm) else { return Err(CallError::UnknownComm { comm }) };
         let id = OpId { comm, seq: c.next };
         let recorded = c.ops.get(&id.seq).map(|o| (o.spec, o.failed.is_some()));
@@ -181,8 +189,9 @@ impl Engine {
         self.step.asked = true;
         self.step.state_gone = false;
         self.step.state_bytes = state_bytes;
-        if let Some(transfer) = &mut self.transfer
-            && transfer.incoming
+        // Whoever takes or serves the state of this step has promised its size.
+        if let Some(transfer) = &self.transfer
+            && (transfer.incoming || transfer.committed == self.step.committed)
         {
             let there = transfer.op.spec.count;
             if there != state_bytes {
@@ -272,12 +281,8 @@ impl Engine {
     #[must_use]
     pub fn split_id(parent: CommId, at: OpSeq, index: u32) -> CommId {
         let parts = [u64::from(parent.0), at.0, u64::from(index)];
-        let hash = parts
-            .iter()
-            .flat_map(|p| p.to_le_bytes())
-            .fold(0xcbf2_9ce4_8422_2325_u64, |h, byte| (h ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
         // The world's id and that of the state are no one else's.
-        CommId(((hash ^ (hash >> 32)) as u32 >> 1).max(1))
+        CommId((fold32(fnv1a_words(parts)) >> 1).max(1))
     }
 
     /// What the caller calls next on `comm`.
