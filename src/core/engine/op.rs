@@ -136,6 +136,18 @@ impl Op {
             || (0..self.plan.chunks.len() as u32).map(ChunkId).all(|c| self.held.has(c) || !self.is_due(c))
     }
 
+    /// The occupant of a world rank has all of the op; a rank that has no part in it confirms nothing.
+    pub fn confirm(&mut self, rank: Rank) {
+        if let Some(place) = self.group.iter().position(|r| *r == rank) {
+            self.confirmed.insert(Rank(place as u32));
+        }
+    }
+
+    /// Places that rule R2 still waits for.
+    pub fn unconfirmed(&self) -> impl Iterator<Item = Rank> + '_ {
+        self.awaits.iter().copied().filter(|place| !self.confirmed.contains(place))
+    }
+
     /// Bytes of the op's global space.
     #[must_use]
     pub fn bytes(&self) -> u64 {

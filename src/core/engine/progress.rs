@@ -23,7 +23,7 @@ impl Engine {
             return transfer.op.steps.current().map(|step| Turn { op: transfer.op.id, step });
         }
         let c = self.comms.get(&comm)?;
-        let op = c.ops.get(&c.cursor).filter(|o| o.can_step())?;
+        let op = c.ops.get(c.cursor).filter(|o| o.can_step())?;
         if op.spec.collective == Collective::Commit && !self.may_commit(op.id) {
             return None;
         }
@@ -33,7 +33,7 @@ impl Engine {
     /// A rank joins the commit once all its ops of the step are complete here.
     fn may_commit(&self, commit: OpId) -> bool {
         let behind = |o: &Op| o.id.comm == commit.comm && o.id >= commit;
-        self.comms.values().all(|c| c.ops.values().all(|o| behind(o) || !o.posted || o.released))
+        self.comms.values().all(|c| c.unreleased().all(|o| behind(o) || !o.posted))
     }
 
     /// The header of a message of `op`.
@@ -84,7 +84,7 @@ impl Engine {
 
     /// Moves an op along after its steps are over: whole, confirmed, released; then the ops behind it.
     pub(super) fn settle(&mut self, id: OpId, now_ms: u64) {
-        let Some(op) = self.comms.get(&id.comm).and_then(|c| c.ops.get(&id.seq)) else { return };
+        let Some(op) = self.comms.get(&id.comm).and_then(|c| c.ops.get(id.seq)) else { return };
         if !op.posted || !op.steps.is_over() {
             return;
         }
@@ -111,76 +111,59 @@ impl Engine {
             let error = crate::error::OpError::Failed { rank, epoch, op: id, spec: op.spec, cause };
             self.actions.push_back(Action::Complete { op: id, outcome: Err(error) });
         }
+        self.pass_released(id.comm);
         self.after_done(id);
     }
 
+    /// Every chunk due here is Final.
     fn finish(&mut self, id: OpId) {
-        let domains: Vec<_> = (0..self.view.world_size())
-            .map(|r| {
-                if crate::planted!(CountRanks) {
-                    crate::ids::DomainId(r.into())
-                } else {
-                    self.view.domain(Rank(r))
-                }
-            })
-            .collect();
         let retain_bytes = self.retain_bytes();
-        let lost_max = self.rules.as_ref().map_or(1, |r| r.domains_lost_max);
-        let lost_max = if crate::planted!(ReleaseEarly) { lost_max.saturating_sub(1) } else { lost_max };
-        let view = &self.view;
-        let Some(op) = self.comms.get_mut(&id.comm).and_then(|c| c.ops.get_mut(&id.seq)) else { return };
+        let Some(op) = self.op_mut(id) else { return };
         op.done = true;
-        let mut due = Vec::new();
-        if Self::confirms(op, retain_bytes) {
-            let vacant: Vec<bool> = op.group.iter().map(|r| view.occupant(*r).is_none()).collect();
-            let domain_of: Vec<_> = op.group.iter().map(|r| domains[r.index()]).collect();
-            let n = op.plan.world_size;
-            let (spread, chunks) = (op.plan.spread, &op.plan.chunks);
-            let set = |place| release_set(spread, chunks, place, n, &domain_of, &vacant, lost_max);
-            op.awaits = set(op.place);
-            // Whoever waits for this rank: the relation is not symmetric, so it is asked for every other place.
-            for place in (0..op.group.len() as u32).map(Rank).filter(|p| *p != op.place && !vacant[p.index()])
-            {
-                if set(place).contains(&op.place) {
-                    due.push(op.group[place.index()]);
-                }
-            }
+        let (attempt, confirms) = (op.attempt, Self::confirms(op, retain_bytes));
+        if confirms {
+            self.ask_and_confirm(id);
         }
-        let early = &mut self.early_confirms;
-        for (_, _, rank) in early.extract_if(.., |(of, attempt, _)| *of == id && *attempt == op.attempt) {
-            if let Some(place) = op.group.iter().position(|r| *r == rank) {
-                op.confirmed.insert(Rank(place as u32));
-            }
-        }
-        let (op_attempt, signature, stable) = (op.attempt, op.signature, op.stable);
-        for rank in due {
-            if let Some(member) = self.view.occupant(rank) {
-                let header = Header {
-                    kind: Kind::Confirm,
-                    op: id,
-                    attempt: op_attempt,
-                    epoch: self.epoch,
-                    chunk: ChunkId(0),
-                    signature,
-                    payload_bytes: 0,
-                    stable,
-                    checksum: 0,
-                };
-                self.confirms.push_back((member, header));
+        if !self.early_confirms.is_empty() {
+            let of_op = |(of, at, _): &mut (OpId, _, _)| *of == id && *at == attempt;
+            let early: Vec<_> = self.early_confirms.extract_if(.., of_op).collect();
+            if let Some(op) = self.op_mut(id) {
+                early.into_iter().for_each(|(.., rank)| op.confirm(rank));
             }
         }
         self.try_release(id);
         self.after_done(id);
     }
 
+    /// Rule R2: notes whose confirmation this rank waits for, and confirms to whoever waits for this rank.
+    fn ask_and_confirm(&mut self, id: OpId) {
+        let lost_max = self.rules.as_ref().map_or(1, |r| r.domains_lost_max);
+        let lost_max = if crate::planted!(ReleaseEarly) { lost_max.saturating_sub(1) } else { lost_max };
+        let Some(op) = self.op(id) else { return };
+        let domain = |r: &Rank| {
+            if crate::planted!(CountRanks) { crate::ids::DomainId(r.0.into()) } else { self.view.domain(*r) }
+        };
+        let vacant: Vec<bool> = op.group.iter().map(|r| self.view.occupant(*r).is_none()).collect();
+        let domain_of: Vec<_> = op.group.iter().map(domain).collect();
+        let n = op.plan.world_size;
+        let (spread, chunks) = (op.plan.spread, &op.plan.chunks);
+        let set = |place| release_set(spread, chunks, place, n, &domain_of, &vacant, lost_max);
+        // Whoever waits for this rank: the relation is not symmetric, so it is asked for every other place.
+        let others = (0..op.group.len() as u32).map(Rank).filter(|p| *p != op.place && !vacant[p.index()]);
+        let waiting = others.filter(|place| set(*place).contains(&op.place));
+        let due: Vec<MemberId> = waiting.filter_map(|place| self.member_at(op, place)).collect();
+        let header = self.header(op, Kind::Confirm, ChunkId(0), 0);
+        let awaits = set(op.place);
+        self.confirms.extend(due.into_iter().map(|member| (member, header)));
+        if let Some(op) = self.op_mut(id) {
+            op.awaits = awaits;
+        }
+    }
+
     /// Members whose confirmation an op here waits for: their links must be looked at.
     pub fn awaited_confirms(&self) -> impl Iterator<Item = MemberId> + '_ {
-        let ops = self.comms.values().flat_map(|c| c.ops.values());
-        let waiting = ops.filter(|o| o.done && !o.released);
-        waiting.flat_map(move |o| {
-            let open = o.awaits.iter().filter(|p| !o.confirmed.contains(p));
-            open.filter_map(move |p| self.member_at(o, *p))
-        })
+        let waiting = self.comms.values().flat_map(|c| c.unreleased().filter(|o| o.done));
+        waiting.flat_map(move |o| o.unconfirmed().filter_map(move |p| self.member_at(o, p)))
     }
 
     /// A confirmation came in.
@@ -195,9 +178,7 @@ impl Engine {
             return;
         }
         if let Some(op) = self.op_mut(header.op).filter(|o| o.attempt == header.attempt) {
-            if let Some(place) = op.group.iter().position(|r| *r == rank) {
-                op.confirmed.insert(Rank(place as u32));
-            }
+            op.confirm(rank);
             self.try_release(header.op);
         }
     }
@@ -209,7 +190,7 @@ impl Engine {
         if op.released || !op.done || !moving || op.failed.is_some() {
             return;
         }
-        let confirmed = op.awaits.iter().all(|p| op.confirmed.contains(p));
+        let confirmed = op.unconfirmed().next().is_none();
         if !confirmed && !crate::planted!(ReleaseLocal) {
             return;
         }
@@ -231,8 +212,15 @@ impl Engine {
         let outcome = Ok(op.group.clone());
         let commit = op.spec.collective == Collective::Commit;
         self.actions.push_back(Action::Complete { op: id, outcome });
+        self.pass_released(id.comm);
         if commit {
             self.close_step(id.seq.next());
+        }
+    }
+
+    fn pass_released(&mut self, comm: CommId) {
+        if let Some(c) = self.comms.get_mut(&comm) {
+            c.pass_released();
         }
     }
 
@@ -259,30 +247,26 @@ impl Engine {
     /// Drops every op of `comm` below `below` whose steps are over.
     pub(super) fn forget(&mut self, comm: CommId, below: OpSeq) {
         let Some(c) = self.comms.get_mut(&comm) else { return };
-        let old: Vec<OpSeq> = c
-            .ops
-            .range(..below)
-            .filter(|(_, o)| o.released && o.steps.is_over())
-            .map(|(seq, _)| *seq)
-            .collect();
+        let is_old = |o: &&Op| o.released && o.steps.is_over();
+        let old: Vec<OpSeq> = c.ops.range(..below).filter(is_old).map(|o| o.id.seq).collect();
         for seq in old {
-            c.ops.remove(&seq);
+            c.ops.remove(seq);
             self.actions.push_back(Action::Free { op: OpId { comm, seq } });
         }
     }
 
     pub(super) fn after_done(&mut self, id: OpId) {
         let Some(c) = self.comms.get_mut(&id.comm) else { return };
-        while c.ops.get(&c.done_below).is_some_and(|o| o.done) || (c.done_below < c.step_first) {
+        while c.ops.get(c.done_below).is_some_and(|o| o.done) || (c.done_below < c.step_first) {
             c.done_below = c.done_below.next();
         }
-        if let Some(op) = c.ops.get(&id.seq)
+        if let Some(op) = c.ops.get(id.seq)
             && op.spreads_watermark()
             && op.failed.is_none()
         {
             c.stable = c.stable.max(op.stable);
         }
-        let (stable, retained) = (c.stable, c.ops.get(&id.seq).is_some_and(|o| o.retained));
+        let (stable, retained) = (c.stable, c.ops.get(id.seq).is_some_and(|o| o.retained));
         if self.resuming.remove(&id) && self.resuming.is_empty() {
             self.messages.push_back(Upward::Milestone { epoch: self.epoch, what: Milestone::Resumed {} });
         }
@@ -295,11 +279,11 @@ impl Engine {
 
     /// Drops ops that every rank has, unless the open step retains them.
     pub(super) fn forget_stable(&mut self, comm: CommId, stable: OpSeq) {
-        let Some(c) = self.comms.get_mut(&comm) else { return };
-        let first_retained = c.ops.values().find(|o| o.retained).map_or(stable, |o| o.id.seq.min(stable));
         if self.step.open {
             return; // Inside a step the ledger lists every op of it: a newcomer asks for each.
         }
+        let Some(c) = self.comms.get(&comm) else { return };
+        let first_retained = c.ops.values().find(|o| o.retained).map_or(stable, |o| o.id.seq.min(stable));
         self.forget(comm, first_retained);
     }
 
@@ -314,8 +298,8 @@ impl Engine {
     /// Goes past ops whose steps are over; an op that is not called yet stops the line only if it has steps left.
     pub(super) fn advance_cursor(&mut self, comm: CommId, now_ms: u64) {
         let Some(c) = self.comms.get_mut(&comm) else { return };
-        while c.cursor < c.next || c.ops.contains_key(&c.cursor) {
-            if c.ops.get(&c.cursor).is_some_and(|o| !o.steps.is_over()) {
+        while c.cursor < c.next || c.ops.has(c.cursor) {
+            if c.ops.get(c.cursor).is_some_and(|o| !o.steps.is_over()) {
                 break;
             }
             c.cursor = c.cursor.next();
