@@ -163,7 +163,8 @@ impl<T: Transport> Executor<T> {
         moved | self.drain_actions()
     }
 
-    fn drain_actions(&mut self) -> bool {
+    /// Does what the engine asks for and needs no message; true if there was anything.
+    pub fn drain_actions(&mut self) -> bool {
         let mut moved = false;
         while let Some(action) = self.engine.poll_action() {
             moved = true;

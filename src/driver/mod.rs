@@ -224,6 +224,9 @@ impl Driver {
         inner.executor.engine.handle_begin(regions.bytes())?;
         inner.begun = None;
         inner.executor.set_state(regions);
+        // A rank that goes on has its answer now, and need not look at links for it.
+        inner.executor.drain_actions();
+        inner.take_notices();
         Ok(())
     }
 
