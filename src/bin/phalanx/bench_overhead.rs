@@ -1,6 +1,8 @@
 //! `phalanx bench overhead`: what it costs that a rank can be replaced. Worlds with policy replace (a commit after
 //! every step) and with policy abort take turns; the ratio is taken pair by pair.
 
+use std::time::{Duration, Instant};
+
 use phalanx::core::policy::{Policy, Rules};
 use phalanx::core::spec::Collective;
 
@@ -9,6 +11,8 @@ use crate::options::Options;
 
 /// Sizes that are compared unless named.
 const SIZES: [u64; 3] = [1 << 10, 1 << 20, 64 << 20];
+/// A round that takes longer says that it is over.
+const SILENCE_MAX: Duration = Duration::from_secs(2);
 /// Resamples of the bootstrap.
 const RESAMPLES: usize = 4000;
 
@@ -31,6 +35,7 @@ pub fn run(options: &Options) -> Result<i32, String> {
     abort.world.rules = Rules { policy: Policy::Abort, ..abort.world.rules.clone() };
     let mut overheads = vec![Vec::with_capacity(rounds); replace.sizes.len()];
     for round in 0..rounds {
+        let begun = Instant::now();
         // Whoever goes first finds the other state of the machine: take turns.
         let (with, without) = if round % 2 == 0 {
             let with = replace.measure(|_| {})?;
@@ -41,6 +46,9 @@ pub fn run(options: &Options) -> Result<i32, String> {
         };
         for (list, (with, without)) in overheads.iter_mut().zip(with.iter().zip(&without)) {
             list.push(overhead(with, without)?);
+        }
+        if begun.elapsed() > SILENCE_MAX {
+            eprintln!("round {} of {rounds}: {:.1} s", round + 1, begun.elapsed().as_secs_f64());
         }
     }
     let json = options.has("json");
