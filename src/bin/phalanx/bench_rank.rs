@@ -15,12 +15,11 @@ const OPTIONS: &[options::Option_] = &[
     ("sizes", Takes::Value, "bytes, separated by commas"),
     ("ops-per-step", Takes::Value, "ops between two commits"),
     ("seconds", Takes::Value, "time for a size"),
+    ("steps-min", Takes::Value, "steps measured at least"),
     ("algo", Takes::Value, "algorithm"),
     ("steps", Takes::Flag, "run inside steps"),
     ("pin", Takes::Flag, "stay on one core"),
 ];
-/// Steps measured at least, whatever the time they take.
-const BLOCKS_MIN: u64 = 3;
 /// Steps measured at most.
 const BLOCKS_MAX: u64 = 4000;
 
@@ -38,6 +37,7 @@ pub fn run(args: Vec<OsString>) -> Result<i32, String> {
         sizes: sizes.collect::<Result<_, _>>().map_err(|e| format!("--sizes: {e}"))?,
         ops: options.get("ops-per-step", 16)?,
         seconds: options.get("seconds", 0.5)?,
+        steps_min: options.get("steps-min", 1)?,
         in_steps: options.has("steps"),
     };
     let result = match options.get("dtype", Dtype::F32)? {
@@ -61,6 +61,7 @@ struct RankTask {
     sizes: Vec<u64>,
     ops: usize,
     seconds: f64,
+    steps_min: u64,
     in_steps: bool,
 }
 
@@ -128,7 +129,7 @@ impl RankTask {
             comm.all_reduce(&mut warm, ReduceOp::Max)?;
         }
         let wanted = (self.seconds / warm[0].max(1e-9)) as u64;
-        let blocks = wanted.clamp(BLOCKS_MIN, BLOCKS_MAX);
+        let blocks = wanted.clamp(self.steps_min.min(BLOCKS_MAX), BLOCKS_MAX);
         comm.barrier()?;
         let mut times = Vec::with_capacity(blocks as usize);
         for _ in 0..blocks {
