@@ -18,4 +18,5 @@ pub mod recovery;
 pub mod spec;
 pub mod units;
 pub mod view;
+pub mod window;
 pub mod wire;

@@ -8,6 +8,7 @@ use phalanx_core::error::OpError;
 use phalanx_core::ids::{ChunkId, CommId, MemberId, OpId, OpSeq, Rank};
 use phalanx_core::plan::{Order, Place, Step, Target};
 use phalanx_core::spec::ReduceOp;
+use phalanx_core::window::ByOp;
 use phalanx_core::wire::{Header, Kind};
 
 use super::memory::{BlockPool, OpMemory, StateRegions};
@@ -60,7 +61,7 @@ pub struct Executor<T> {
     pub engine: Engine,
     /// Its transport.
     pub transport: T,
-    memory: BTreeMap<OpId, OpMemory>,
+    memory: ByOp<OpMemory>,
     state: StateRegions,
     pool: BlockPool,
     aside: BTreeMap<(MemberId, CommId), VecDeque<Aside>>,
@@ -96,7 +97,7 @@ impl<T: Transport> Executor<T> {
         Self {
             engine,
             transport,
-            memory: BTreeMap::new(),
+            memory: ByOp::default(),
             state: StateRegions::default(),
             pool: BlockPool::default(),
             aside: BTreeMap::new(),
@@ -131,7 +132,7 @@ impl<T: Transport> Executor<T> {
     /// Ops whose memory is still known.
     #[must_use]
     pub fn memories(&self) -> usize {
-        self.memory.len()
+        self.memory.values().count()
     }
 
     /// Does everything that can be done now; true if anything moved.
@@ -162,7 +163,8 @@ impl<T: Transport> Executor<T> {
         moved | self.drain_actions()
     }
 
-    fn drain_actions(&mut self) -> bool {
+    /// Does what the engine asks for and needs no message; true if there was anything.
+    pub fn drain_actions(&mut self) -> bool {
         let mut moved = false;
         while let Some(action) = self.engine.poll_action() {
             moved = true;
@@ -197,7 +199,7 @@ impl<T: Transport> Executor<T> {
                 self.notices.push_back(Notice::OpOver { op, outcome, retained });
             }
             Action::Free { op } => {
-                if let Some(mut memory) = self.memory.remove(&op) {
+                if let Some(mut memory) = self.memory.remove(op) {
                     memory.retire(&mut self.pool);
                     self.notices.push_back(Notice::Freed { op });
                 }
@@ -217,7 +219,7 @@ impl<T: Transport> Executor<T> {
     }
 
     fn with_memory(&mut self, id: OpId, act: impl FnOnce(&mut OpMemory, &Op, &mut BlockPool)) {
-        if let (Some(op), Some(memory)) = (self.engine.op(id), self.memory.get_mut(&id)) {
+        if let (Some(op), Some(memory)) = (self.engine.op(id), self.memory.get_mut(id)) {
             act(memory, op, &mut self.pool);
         }
     }
@@ -364,7 +366,7 @@ impl<T: Transport> Executor<T> {
     }
 
     fn locate(&mut self, id: OpId, place: Place, chunk: ChunkId) -> Span {
-        match (self.engine.op(id), self.memory.get_mut(&id)) {
+        match (self.engine.op(id), self.memory.get_mut(id)) {
             (Some(op), Some(memory)) => memory.locate(op, place, chunk, &mut self.pool),
             // An op without elements has no memory.
             (_, None) | (None, _) => Span::empty(),

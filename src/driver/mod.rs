@@ -13,6 +13,7 @@ use phalanx_core::engine::CallShape;
 use phalanx_core::error::{CallError, OpError};
 use phalanx_core::ids::{CommId, OpId, Rank};
 use phalanx_core::spec::Spec;
+use phalanx_core::window::ByOp;
 use phalanx_core::wire::message::Upward;
 
 use crate::control::client::{Client, ControlEvent};
@@ -76,7 +77,7 @@ pub struct Inner {
     client: Client,
     tickets: BTreeMap<OpId, Arc<Ticket>>,
     /// Memory of the runtime that an op still reads; dropped when the op is freed.
-    keeps: BTreeMap<OpId, Box<dyn std::any::Any + Send>>,
+    keeps: ByOp<Box<dyn std::any::Any + Send>>,
     begun: Option<Begun>,
     /// Every rank has said good-bye.
     is_over: bool,
@@ -143,7 +144,7 @@ impl Driver {
             control: parts.control,
             client: parts.client,
             tickets: BTreeMap::new(),
-            keeps: BTreeMap::new(),
+            keeps: ByOp::default(),
             begun: None,
             is_over: false,
             halted: None,
@@ -223,6 +224,9 @@ impl Driver {
         inner.executor.engine.handle_begin(regions.bytes())?;
         inner.begun = None;
         inner.executor.set_state(regions);
+        // A rank that goes on has its answer now, and need not look at links for it.
+        inner.executor.drain_actions();
+        inner.take_notices();
         Ok(())
     }
 
@@ -382,11 +386,11 @@ impl Inner {
                         ticket.finish(outcome);
                     }
                     if !retained {
-                        self.keeps.remove(&op);
+                        self.keeps.remove(op);
                     }
                 }
                 Notice::Freed { op } => {
-                    self.keeps.remove(&op);
+                    self.keeps.remove(op);
                 }
                 Notice::StepBegun { committed } => self.begun = Some(Begun::Step(committed)),
                 Notice::RunOver => self.is_over = true,

@@ -20,11 +20,14 @@ pub const OPTIONS: &[options::Option_] = &[
     ("max", Takes::Value, "largest size (64M)"),
     ("factor", Takes::Value, "each size is the one before times this (4)"),
     ("dtype", Takes::Value, "element type (f32)"),
-    ("seconds", Takes::Value, "time a size is measured for, at least three steps (0.5)"),
+    ("seconds", Takes::Value, "time a size is measured for, at least three steps, overhead: one (0.5)"),
     ("rounds", Takes::Value, "overhead: pairs of runs (15)"),
     ("pin", Takes::Flag, "rank r stays on core r modulo cores"),
     ("json", Takes::Flag, "one JSON object a line instead of a table"),
 ];
+
+/// Steps measured at least, whatever the time they take.
+const STEPS_MIN: u64 = 3;
 
 /// One measured size.
 #[derive(Debug, Clone, PartialEq)]
@@ -98,6 +101,8 @@ pub struct Task {
     pub ops_per_step: u32,
     /// Seconds for a size.
     pub seconds: f64,
+    /// Steps measured at least.
+    pub steps_min: u64,
     /// Each rank stays on one core.
     pub pin: bool,
     /// Ranks, policy, transport.
@@ -128,6 +133,7 @@ impl Task {
             sizes,
             ops_per_step,
             seconds: options.get("seconds", 0.5)?,
+            steps_min: STEPS_MIN,
             pin: options.has("pin"),
             world: world::spec(options, Vec::new())?,
         })
@@ -165,8 +171,18 @@ impl Task {
     fn rank_command(&self) -> Result<Vec<OsString>, String> {
         let sizes = self.sizes.iter().map(u64::to_string).collect::<Vec<_>>().join(",");
         let (ops, seconds) = (self.ops_per_step.to_string(), self.seconds.to_string());
+        let steps_min = self.steps_min.to_string();
         let mut args = vec!["bench-rank", self.collective.name(), "--dtype", self.dtype.name()];
-        args.extend(["--sizes", &sizes, "--ops-per-step", &ops, "--seconds", &seconds]);
+        args.extend([
+            "--sizes",
+            &sizes,
+            "--ops-per-step",
+            &ops,
+            "--seconds",
+            &seconds,
+            "--steps-min",
+            &steps_min,
+        ]);
         if let Some(algorithm) = self.algorithm {
             args.extend(["--algo", algorithm.name()]);
         }

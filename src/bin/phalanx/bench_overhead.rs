@@ -1,6 +1,8 @@
 //! `phalanx bench overhead`: what it costs that a rank can be replaced. Worlds with policy replace (a commit after
 //! every step) and with policy abort take turns; the ratio is taken pair by pair.
 
+use std::time::{Duration, Instant};
+
 use phalanx::core::policy::{Policy, Rules};
 use phalanx::core::spec::Collective;
 
@@ -9,6 +11,8 @@ use crate::options::Options;
 
 /// Sizes that are compared unless named.
 const SIZES: [u64; 3] = [1 << 10, 1 << 20, 64 << 20];
+/// A round that takes longer says that it is over.
+const SILENCE_MAX: Duration = Duration::from_secs(2);
 /// Resamples of the bootstrap.
 const RESAMPLES: usize = 4000;
 
@@ -19,6 +23,8 @@ pub fn run(options: &Options) -> Result<i32, String> {
         return Err("--rounds 0: one pair of runs at least".to_owned());
     }
     let mut replace = Task::new(Collective::AllReduce, options)?;
+    // Rounds are what is repeated; a step of large ops is long enough by itself.
+    replace.steps_min = 1;
     if options.text("min").is_none() && options.text("max").is_none() {
         replace.sizes = SIZES.to_vec();
     }
@@ -31,6 +37,7 @@ pub fn run(options: &Options) -> Result<i32, String> {
     abort.world.rules = Rules { policy: Policy::Abort, ..abort.world.rules.clone() };
     let mut overheads = vec![Vec::with_capacity(rounds); replace.sizes.len()];
     for round in 0..rounds {
+        let begun = Instant::now();
         // Whoever goes first finds the other state of the machine: take turns.
         let (with, without) = if round % 2 == 0 {
             let with = replace.measure(|_| {})?;
@@ -41,6 +48,9 @@ pub fn run(options: &Options) -> Result<i32, String> {
         };
         for (list, (with, without)) in overheads.iter_mut().zip(with.iter().zip(&without)) {
             list.push(overhead(with, without)?);
+        }
+        if begun.elapsed() > SILENCE_MAX {
+            eprintln!("round {} of {rounds}: {:.1} s", round + 1, begun.elapsed().as_secs_f64());
         }
     }
     let json = options.has("json");

@@ -15,12 +15,11 @@ const OPTIONS: &[options::Option_] = &[
     ("sizes", Takes::Value, "bytes, separated by commas"),
     ("ops-per-step", Takes::Value, "ops between two commits"),
     ("seconds", Takes::Value, "time for a size"),
+    ("steps-min", Takes::Value, "steps measured at least"),
     ("algo", Takes::Value, "algorithm"),
     ("steps", Takes::Flag, "run inside steps"),
     ("pin", Takes::Flag, "stay on one core"),
 ];
-/// Steps measured at least, whatever the time they take.
-const BLOCKS_MIN: u64 = 3;
 /// Steps measured at most.
 const BLOCKS_MAX: u64 = 4000;
 
@@ -38,6 +37,7 @@ pub fn run(args: Vec<OsString>) -> Result<i32, String> {
         sizes: sizes.collect::<Result<_, _>>().map_err(|e| format!("--sizes: {e}"))?,
         ops: options.get("ops-per-step", 16)?,
         seconds: options.get("seconds", 0.5)?,
+        steps_min: options.get("steps-min", 1)?,
         in_steps: options.has("steps"),
     };
     let result = match options.get("dtype", Dtype::F32)? {
@@ -61,6 +61,7 @@ struct RankTask {
     sizes: Vec<u64>,
     ops: usize,
     seconds: f64,
+    steps_min: u64,
     in_steps: bool,
 }
 
@@ -120,10 +121,15 @@ impl RankTask {
         let n = comm.world_size();
         let (input, output) = self.lengths::<T>(bytes, n as usize);
         let mut pairs: Vec<Pair<T>> = (0..self.ops).map(|_| Pair::written(input, output)).collect();
-        let mut warm = [self.block(comm, &mut pairs)?.min(self.block(comm, &mut pairs)?)];
+        let mut warm = [self.block(comm, &mut pairs)?];
         comm.all_reduce(&mut warm, ReduceOp::Max)?;
+        if warm[0] < self.seconds {
+            // The first block also made the links; where a block takes long, that is no part of it worth a second one.
+            warm[0] = warm[0].min(self.block(comm, &mut pairs)?);
+            comm.all_reduce(&mut warm, ReduceOp::Max)?;
+        }
         let wanted = (self.seconds / warm[0].max(1e-9)) as u64;
-        let blocks = wanted.clamp(BLOCKS_MIN, BLOCKS_MAX);
+        let blocks = wanted.clamp(self.steps_min.min(BLOCKS_MAX), BLOCKS_MAX);
         comm.barrier()?;
         let mut times = Vec::with_capacity(blocks as usize);
         for _ in 0..blocks {
@@ -184,28 +190,34 @@ impl RankTask {
     fn count_wrong<T: Small>(&self, comm: &mut Communicator, pairs: &mut [Pair<T>]) -> Result<u64, Error> {
         let n = comm.world_size() as usize;
         let rank = comm.rank().map_or(0, Rank::index);
+        let own = pattern(|at| given(rank, at, n), n);
         for pair in &mut *pairs {
             let values = if pair.input.is_empty() { &mut pair.output } else { &mut pair.input };
-            for (at, value) in writable(values)?.iter_mut().enumerate() {
-                *value = T::small(given(rank, at, n));
-            }
+            writable(values)?.iter_mut().zip(own.iter().cycle()).for_each(|(value, own)| *value = *own);
         }
         self.block(comm, pairs)?;
         let sum = |at: usize| (0..n).map(|r| given(r, at, n)).sum::<u8>();
         let mut wrong = 0;
         for pair in &*pairs {
-            let part =
-                if self.collective == Collective::AllGather { pair.input.len() } else { pair.output.len() };
-            let expected = |at: usize| match self.collective {
-                Collective::AllReduce | Collective::Reduce => sum(at),
-                Collective::ReduceScatter => sum(rank * part + at),
-                Collective::AllGather => given(at / part.max(1), at % part.max(1), n),
+            let output = pair.output.as_slice();
+            // Runs of the output, each with what repeats in it.
+            let (run, patterns) = match self.collective {
+                Collective::AllReduce | Collective::Reduce => (output.len(), vec![pattern(sum, n)]),
+                Collective::ReduceScatter => {
+                    let start = rank * output.len();
+                    (output.len(), vec![pattern(|at| sum(start + at), n)])
+                }
+                Collective::AllGather => {
+                    (pair.input.len(), (0..n).map(|r| pattern(|at| given(r, at, n), n)).collect())
+                }
                 Collective::Broadcast | Collective::Barrier | Collective::Commit | Collective::State => {
-                    given(0, at, n)
+                    (output.len(), vec![pattern(|at| given(0, at, n), n)])
                 }
             };
-            let values = pair.output.as_slice().iter().enumerate();
-            wrong += values.filter(|(at, value)| **value != T::small(expected(*at))).count() as u64;
+            for (run, pattern) in output.chunks(run.max(1)).zip(&patterns) {
+                let pairs = run.iter().zip(pattern.iter().cycle());
+                wrong += pairs.filter(|(value, expected)| value != expected).count() as u64;
+            }
         }
         let mut total = [wrong];
         comm.all_reduce(&mut total, ReduceOp::Sum)?;
@@ -217,10 +229,19 @@ impl RankTask {
     }
 }
 
-/// What a rank puts in: small enough for a sum over all ranks to be exact in every type.
+/// Largest number that a rank puts in: small enough for a sum over all ranks to be exact in every type.
+fn given_max(n: usize) -> usize {
+    (100 / n.max(1)).clamp(1, 7)
+}
+
+/// What a rank puts in.
 fn given(rank: usize, at: usize, n: usize) -> u8 {
-    let most = (100 / n.max(1)).clamp(1, 7);
-    ((rank * 3 + at) % (most + 1)) as u8
+    ((rank * 3 + at) % (given_max(n) + 1)) as u8
+}
+
+/// One period of what is given, or made of it.
+fn pattern<T: Small>(value: impl Fn(usize) -> u8, n: usize) -> Vec<T> {
+    (0..=given_max(n)).map(|at| T::small(value(at))).collect()
 }
 
 impl<T: Small> Pair<T> {

@@ -34,7 +34,7 @@ impl Engine {
         }
         let Some(c) = self.comms.get(&comm) else { return Err(CallError::UnknownComm { comm }) };
         let id = OpId { comm, seq: c.next };
-        let recorded = c.ops.get(&id.seq).map(|o| (o.spec, o.failed.is_some()));
+        let recorded = c.ops.get(id.seq).map(|o| (o.spec, o.failed.is_some()));
         if recorded.is_none()
             && let Some(cause) = &c.broken
         {
@@ -75,7 +75,7 @@ impl Engine {
             self.actions.push_back(Action::Complete { op: id, outcome: Err(error) });
         }
         if let Some(c) = self.comms.get_mut(&id.comm) {
-            if let Some(op) = c.ops.get_mut(&id.seq) {
+            if let Some(op) = c.ops.get_mut(id.seq) {
                 // The ledger must show what was called here.
                 op.spec = called;
                 op.signature = called.signature();

@@ -1,6 +1,6 @@
 //! Messages from the coordinator, the fence, and the ledger that answers it.
 
-use super::{Action, Engine, Phase, Trigger, WORLD};
+use super::{Action, Engine, Op, Phase, Trigger, WORLD};
 use crate::bitmap::Bitmap;
 use crate::ids::{CommId, Epoch, MemberId, OpSeq};
 use crate::spec::Collective;
@@ -87,7 +87,7 @@ impl Engine {
             Some(_) => c.next,
             None => c.step_first,
         };
-        let ops = c.ops.range(step_first..).filter(|(_, o)| o.posted).map(|(_, o)| o.report()).collect();
+        let ops = c.ops.range(step_first..).filter(|o| o.posted).map(Op::report).collect();
         CommReport { comm: id, group: c.group.clone(), next: c.next, ops, step_first }
     }
 

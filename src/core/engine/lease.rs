@@ -27,11 +27,8 @@ impl Engine {
     }
 
     fn release_pending(&mut self) {
-        let ids: Vec<OpId> = self
-            .comms
-            .values()
-            .flat_map(|c| c.ops.values().filter(|o| o.done && !o.released).map(|o| o.id))
-            .collect();
+        let ids: Vec<OpId> =
+            self.comms.values().flat_map(|c| c.unreleased().filter(|o| o.done).map(|o| o.id)).collect();
         for id in ids {
             self.try_release(id);
         }
@@ -76,9 +73,9 @@ impl Engine {
         let rules = self.rules.as_ref()?;
         let beat = self.beat_due_ms;
         let lease = if self.lapsed { u64::MAX } else { self.leased_from_ms + rules.lease_ms };
-        let ops = self.comms.values().flat_map(|c| c.ops.values());
+        let ops = self.comms.values().flat_map(super::Comm::unreleased);
         let op = ops
-            .filter(|o| o.posted && !o.released && !o.overdue && self.phase.is_moving())
+            .filter(|o| o.posted && !o.overdue && self.phase.is_moving())
             .map(|o| o.posted_ms.saturating_add(rules.op_timeout_ms))
             .min()
             .unwrap_or(u64::MAX);

@@ -15,6 +15,7 @@ use crate::plan::{Plan, Step};
 use crate::policy::Rules;
 use crate::spec::Spec;
 use crate::view::{MemberInfo, View};
+use crate::window::Window;
 use crate::wire::Header;
 use crate::wire::message::{FailCause, Loss, Upward};
 
@@ -116,7 +117,9 @@ struct Comm {
     /// Every op below this is complete everywhere.
     stable: OpSeq,
     step_first: OpSeq,
-    ops: BTreeMap<OpSeq, Op>,
+    /// Every op below this is released here.
+    released_below: OpSeq,
+    ops: Window<Op>,
     broken: Option<FailCause>,
 }
 
@@ -129,9 +132,23 @@ impl Comm {
             done_below: first,
             stable: first,
             step_first: first,
-            ops: BTreeMap::new(),
+            released_below: first,
+            ops: Window::default(),
             broken: None,
         }
+    }
+
+    /// Goes past ops that are released; what was called and is not there any more was released before.
+    fn pass_released(&mut self) {
+        let over = |c: &Self| c.ops.get(c.released_below).is_none_or(|o| o.released);
+        while self.released_below < self.next && over(self) {
+            self.released_below = self.released_below.next();
+        }
+    }
+
+    /// Called and not released yet, or called by others only.
+    fn unreleased(&self) -> impl Iterator<Item = &Op> {
+        self.ops.range(self.released_below..).filter(|o| !o.released)
     }
 }
 
@@ -313,7 +330,7 @@ impl Engine {
         if id.comm == STATE_COMM {
             return self.transfer.as_ref().map(|t| &t.op).filter(|o| o.id == id);
         }
-        self.comms.get(&id.comm)?.ops.get(&id.seq)
+        self.comms.get(&id.comm)?.ops.get(id.seq)
     }
 
     /// Communicators of this rank.
@@ -341,7 +358,7 @@ impl Engine {
     /// Ops not forgotten yet, over all communicators: what I9 watches.
     #[must_use]
     pub fn ops_kept(&self) -> usize {
-        self.comms.values().map(|c| c.ops.len()).sum()
+        self.comms.values().map(|c| c.ops.values().count()).sum()
     }
 
     /// Whether something is left to be done that only peers or the coordinator can move.
@@ -355,7 +372,7 @@ impl Engine {
     #[must_use]
     pub fn waits_for(&self) -> String {
         let of = |(id, c): (&CommId, &Comm)| {
-            let op = c.ops.get(&c.cursor);
+            let op = c.ops.get(c.cursor);
             let what = op.map_or_else(
                 || "a call".to_owned(),
                 |o| {
@@ -378,7 +395,7 @@ impl Engine {
             .flat_map(|c| c.ops.values())
             .filter(|o| o.posted && !o.released)
             .map(|o| {
-                let open: Vec<_> = o.awaits.iter().filter(|p| !o.confirmed.contains(p)).collect();
+                let open: Vec<_> = o.unconfirmed().collect();
                 format!("{} {} {} done {} awaits {open:?}", o.id, o.spec, o.attempt, o.done)
             })
             .collect();
@@ -473,7 +490,7 @@ impl Engine {
         if id.comm == STATE_COMM {
             return self.transfer.as_mut().map(|t| &mut t.op).filter(|o| o.id == id);
         }
-        self.comms.get_mut(&id.comm)?.ops.get_mut(&id.seq)
+        self.comms.get_mut(&id.comm)?.ops.get_mut(id.seq)
     }
 
     fn evicted_call(&self) -> CallError {

@@ -163,17 +163,22 @@ impl Op {
         }
     }
 
-    /// World rank `rank` has the whole op.
+    /// Whether every chunk that is due here is Final.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.held.is_full() || !self.plan.lacks(self.place, &self.held)
+    }
+
+    /// The occupant of a world rank has all of the op; a rank that has no part in it confirms nothing.
     pub fn confirm(&mut self, rank: Rank) {
         if let Some(place) = self.group.iter().position(|r| *r == rank) {
             self.confirmed.insert(Rank(place as u32));
         }
     }
 
-    /// Whether every chunk that is due here is Final.
-    #[must_use]
-    pub fn is_whole(&self) -> bool {
-        self.held.is_full() || !self.plan.lacks(self.place, &self.held)
+    /// Places that rule R2 still waits for.
+    pub fn unconfirmed(&self) -> impl Iterator<Item = Rank> + '_ {
+        self.awaits.iter().copied().filter(|place| !self.confirmed.contains(place))
     }
 
     /// Bytes of the op's global space.

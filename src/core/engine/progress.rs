@@ -22,7 +22,7 @@ impl Engine {
             return transfer.op.steps.current().map(|step| Turn { op: transfer.op.id, step });
         }
         let c = self.comms.get(&comm)?;
-        let op = c.ops.get(&c.cursor).filter(|o| o.can_step())?;
+        let op = c.ops.get(c.cursor).filter(|o| o.can_step())?;
         if op.spec.collective == Collective::Commit && !self.may_commit(op.id) {
             return None;
         }
@@ -32,7 +32,7 @@ impl Engine {
     /// A rank joins the commit once all its ops of the step are complete here.
     fn may_commit(&self, commit: OpId) -> bool {
         let behind = |o: &Op| o.id.comm == commit.comm && o.id >= commit;
-        self.comms.values().all(|c| c.ops.values().all(|o| behind(o) || !o.posted || o.released))
+        self.comms.values().all(|c| c.unreleased().all(|o| behind(o) || !o.posted))
     }
 
     /// The header of a message of `op`.
@@ -83,7 +83,7 @@ impl Engine {
 
     /// Moves an op along after its steps are over: whole, confirmed, released; then the ops behind it.
     pub(super) fn settle(&mut self, id: OpId, now_ms: u64) {
-        let Some(op) = self.comms.get(&id.comm).and_then(|c| c.ops.get(&id.seq)) else { return };
+        let Some(op) = self.comms.get(&id.comm).and_then(|c| c.ops.get(id.seq)) else { return };
         if !op.posted || !op.steps.is_over() {
             return;
         }
@@ -110,17 +110,23 @@ impl Engine {
             let error = crate::error::OpError::Failed { rank, epoch, op: id, spec: op.spec, cause };
             self.actions.push_back(Action::Complete { op: id, outcome: Err(error) });
         }
+        self.pass_released(id.comm);
         self.after_done(id);
     }
 
+    /// Every chunk due here is Final.
     fn finish(&mut self, id: OpId) {
         let Some(sets) = self.op(id).map(|op| self.release_sets(op)) else { return };
-        let Some(op) = self.comms.get_mut(&id.comm).and_then(|c| c.ops.get_mut(&id.seq)) else { return };
+        let Some(op) = self.op_mut(id) else { return };
         op.done = true;
         op.awaits = sets.awaits;
-        let (early, now) = (&mut self.early_confirms, op.attempt);
-        for (_, _, rank) in early.extract_if(.., |(of, attempt, _)| *of == id && *attempt == now) {
-            op.confirm(rank);
+        let now = op.attempt;
+        if !self.early_confirms.is_empty() {
+            let of_op = |(of, at, _): &mut (OpId, _, _)| *of == id && *at == now;
+            let early: Vec<_> = self.early_confirms.extract_if(.., of_op).collect();
+            if let Some(op) = self.op_mut(id) {
+                early.into_iter().for_each(|(.., rank)| op.confirm(rank));
+            }
         }
         self.confirm_to(id, &sets.due);
         self.try_release(id);
@@ -129,12 +135,8 @@ impl Engine {
 
     /// Members whose confirmation an op here waits for: their links must be looked at.
     pub fn awaited_confirms(&self) -> impl Iterator<Item = MemberId> + '_ {
-        let ops = self.comms.values().flat_map(|c| c.ops.values());
-        let waiting = ops.filter(|o| o.done && !o.released);
-        waiting.flat_map(move |o| {
-            let open = o.awaits.iter().filter(|p| !o.confirmed.contains(p));
-            open.filter_map(move |p| self.member_at(o, *p))
-        })
+        let waiting = self.comms.values().flat_map(|c| c.unreleased().filter(|o| o.done));
+        waiting.flat_map(move |o| o.unconfirmed().filter_map(move |p| self.member_at(o, p)))
     }
 
     /// A confirmation came in.
@@ -161,7 +163,7 @@ impl Engine {
         if op.released || !op.done || !moving || op.failed.is_some() {
             return;
         }
-        let confirmed = op.awaits.iter().all(|p| op.confirmed.contains(p));
+        let confirmed = op.unconfirmed().next().is_none();
         if !confirmed && !crate::planted!(ReleaseLocal) {
             return;
         }
@@ -183,8 +185,15 @@ impl Engine {
         let outcome = Ok(op.group.clone());
         let commit = op.spec.collective == Collective::Commit;
         self.actions.push_back(Action::Complete { op: id, outcome });
+        self.pass_released(id.comm);
         if commit {
             self.close_step(id.seq.next());
+        }
+    }
+
+    fn pass_released(&mut self, comm: CommId) {
+        if let Some(c) = self.comms.get_mut(&comm) {
+            c.pass_released();
         }
     }
 
@@ -211,30 +220,26 @@ impl Engine {
     /// Drops every op of `comm` below `below` whose steps are over.
     pub(super) fn forget(&mut self, comm: CommId, below: OpSeq) {
         let Some(c) = self.comms.get_mut(&comm) else { return };
-        let old: Vec<OpSeq> = c
-            .ops
-            .range(..below)
-            .filter(|(_, o)| o.released && o.steps.is_over())
-            .map(|(seq, _)| *seq)
-            .collect();
+        let is_old = |o: &&Op| o.released && o.steps.is_over();
+        let old: Vec<OpSeq> = c.ops.range(..below).filter(is_old).map(|o| o.id.seq).collect();
         for seq in old {
-            c.ops.remove(&seq);
+            c.ops.remove(seq);
             self.actions.push_back(Action::Free { op: OpId { comm, seq } });
         }
     }
 
     pub(super) fn after_done(&mut self, id: OpId) {
         let Some(c) = self.comms.get_mut(&id.comm) else { return };
-        while c.ops.get(&c.done_below).is_some_and(|o| o.done) || (c.done_below < c.step_first) {
+        while c.ops.get(c.done_below).is_some_and(|o| o.done) || (c.done_below < c.step_first) {
             c.done_below = c.done_below.next();
         }
-        if let Some(op) = c.ops.get(&id.seq)
+        if let Some(op) = c.ops.get(id.seq)
             && op.spreads_watermark()
             && op.failed.is_none()
         {
             c.stable = c.stable.max(op.stable);
         }
-        let (stable, retained) = (c.stable, c.ops.get(&id.seq).is_some_and(|o| o.retained));
+        let (stable, retained) = (c.stable, c.ops.get(id.seq).is_some_and(|o| o.retained));
         if self.resuming.remove(&id) && self.resuming.is_empty() {
             self.messages.push_back(Upward::Milestone { epoch: self.epoch, what: Milestone::Resumed {} });
         }
@@ -247,11 +252,11 @@ impl Engine {
 
     /// Drops ops that every rank has, unless the open step retains them.
     pub(super) fn forget_stable(&mut self, comm: CommId, stable: OpSeq) {
-        let Some(c) = self.comms.get_mut(&comm) else { return };
-        let first_retained = c.ops.values().find(|o| o.retained).map_or(stable, |o| o.id.seq.min(stable));
         if self.step.open {
             return; // Inside a step the ledger lists every op of it: a newcomer asks for each.
         }
+        let Some(c) = self.comms.get(&comm) else { return };
+        let first_retained = c.ops.values().find(|o| o.retained).map_or(stable, |o| o.id.seq.min(stable));
         self.forget(comm, first_retained);
     }
 
@@ -266,8 +271,8 @@ impl Engine {
     /// Goes past ops whose steps are over; an op that is not called yet stops the line only if it has steps left.
     pub(super) fn advance_cursor(&mut self, comm: CommId, now_ms: u64) {
         let Some(c) = self.comms.get_mut(&comm) else { return };
-        while c.cursor < c.next || c.ops.contains_key(&c.cursor) {
-            if c.ops.get(&c.cursor).is_some_and(|o| !o.steps.is_over()) {
+        while c.cursor < c.next || c.ops.has(c.cursor) {
+            if c.ops.get(c.cursor).is_some_and(|o| !o.steps.is_over()) {
                 break;
             }
             c.cursor = c.cursor.next();
