@@ -5,6 +5,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Instant;
 
 use phalanx_core::engine::Engine;
+use phalanx_core::fnv::fnv1a;
 use phalanx_core::ids::{DomainId, MemberId, Rank};
 use phalanx_core::view::MemberInfo;
 
@@ -86,8 +87,7 @@ fn random_member() -> Result<MemberId, Error> {
 fn host_id() -> u64 {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let net = std::fs::read_link("/proc/self/ns/net").map(|p| p.display().to_string()).unwrap_or_default();
-    let bytes = boot.bytes().chain(net.bytes());
-    bytes.fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
+    fnv1a(boot.bytes().chain(net.bytes()))
 }
 
 /// The address by which this host reaches the coordinator: peers that reach it too can reach this one.

@@ -9,6 +9,7 @@ pub mod bitmap;
 pub mod coordinator;
 pub mod engine;
 pub mod error;
+pub mod fnv;
 pub mod ids;
 pub mod mutants;
 pub mod plan;

@@ -1,5 +1,6 @@
 //! What one op asks for: kind, element type, reduction, size, root, algorithm.
 
+use crate::fnv::{fnv1a_words, fold32};
 use crate::ids::Rank;
 
 /// Declares a field-less enum with a stable wire number and a lower-case name.
@@ -180,7 +181,6 @@ impl Spec {
     /// A 32-bit fingerprint carried by every data message: two ranks that disagree notice at once.
     #[must_use]
     pub fn signature(&self) -> u32 {
-        let mut hash = 0xcbf2_9ce4_8422_2325_u64;
         let fields = [
             u64::from(self.collective.to_wire()),
             u64::from(self.dtype.to_wire()),
@@ -189,10 +189,7 @@ impl Spec {
             u64::from(self.root.0),
             u64::from(self.algorithm.to_wire()),
         ];
-        for byte in fields.iter().flat_map(|f| f.to_le_bytes()) {
-            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-        (hash ^ (hash >> 32)) as u32
+        fold32(fnv1a_words(fields))
     }
 
     /// The same op with the root counted in `group` (world ranks of the contributors) instead of `comm` (world ranks of

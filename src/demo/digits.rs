@@ -84,7 +84,7 @@ fn unpack(packed: &[u8]) -> Option<Vec<([u8; PIXELS], u8)>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::demo::network::Fnv;
+    use phalanx_core::fnv::fnv1a;
     use std::fmt::Write;
 
     /// The second implementation of `data/pack_digits.py`.
@@ -123,7 +123,7 @@ mod tests {
     fn the_file_is_the_published_table() {
         let text = csv();
         // FNV-1a of the unpacked digits.csv of `data/ATTRIBUTION`, computed from that file.
-        assert_eq!(Fnv::of(text.bytes()), 0x0b6d_b7d4_442b_bc5d);
+        assert_eq!(fnv1a(text.bytes()), 0x0b6d_b7d4_442b_bc5d);
         assert_eq!(pack(&text), PACKED);
     }
 

@@ -4,6 +4,8 @@
 //! `-`, `*`, `/` and `sqrt` touch them, in a fixed order; IEEE 754 rounds all of these exactly, so the bits are the
 //! same in every build and on every machine.
 
+use phalanx_core::fnv::fnv1a;
+
 use crate::demo::digits::{CLASSES, Image, PIXELS};
 use crate::demo::random::Random;
 
@@ -109,7 +111,7 @@ impl ParamsHash {
     /// The hash of `params`; different bits (`0.0` and `-0.0`, say) give different hashes but for chance.
     #[must_use]
     pub fn of(params: &[f32]) -> Self {
-        Self(Fnv::of(params.iter().flat_map(|param| param.to_bits().to_le_bytes())))
+        Self(fnv1a(params.iter().flat_map(|param| param.to_bits().to_le_bytes())))
     }
 }
 
@@ -125,16 +127,6 @@ impl std::str::FromStr for ParamsHash {
 impl std::fmt::Display for ParamsHash {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{:016x}", self.0)
-    }
-}
-
-/// The hash function of Fowler, Noll and Vo, variant 1a, 64 bits.
-pub(crate) struct Fnv;
-
-impl Fnv {
-    pub(crate) fn of(bytes: impl Iterator<Item = u8>) -> u64 {
-        bytes
-            .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use phalanx_core::engine::{CallShape, Engine};
 use phalanx_core::error::OpError;
+use phalanx_core::fnv::fnv1a;
 use phalanx_core::ids::ChunkId;
 use phalanx_core::ids::{MemberId, OpId, Rank};
 use phalanx_core::policy::Policy;
@@ -91,7 +92,7 @@ impl Caller {
     fn state_hash(&mut self) -> u64 {
         let mut bytes = vec![0; self.state_words * 8];
         self.state.span().read(&mut bytes);
-        hash(&bytes)
+        fnv1a(bytes)
     }
 
     /// Makes the calls that can be made now; true if it made one.
@@ -306,7 +307,7 @@ impl Caller {
             Ok(_) => {
                 self.completed += 1;
                 if let (true, Ok((_, bytes))) = (counts, &result) {
-                    self.results.insert(index, hash(bytes));
+                    self.results.insert(index, fnv1a(bytes.iter().copied()));
                 }
             }
             Err(error) => {
@@ -387,11 +388,6 @@ fn spoil(open: &mut Open) {
         let garbage = vec![GARBAGE; block.len()];
         block.span().write(&garbage);
     }
-}
-
-/// FNV-1a.
-pub fn hash(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// One rank's contribution: any occupant of the seat computes the same from the same state.

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use phalanx_core::bitmap::Bitmap;
 use phalanx_core::coordinator::{Coordinator, Record, WorldEvent};
 use phalanx_core::engine::{Engine, Op};
+use phalanx_core::fnv::fnv1a;
 use phalanx_core::ids::{ChunkId, DomainId, MemberId, OpId, Rank};
 use phalanx_core::plan::Spread;
 use phalanx_core::policy::Policy;
@@ -13,7 +14,7 @@ use phalanx_core::view::MemberInfo;
 use phalanx_core::wire::Wire;
 use phalanx_core::wire::message::{Downward, Milestone, Upward};
 
-use super::caller::{Caller, hash};
+use super::caller::Caller;
 use super::checkers::{Checkers, Part, orphan};
 use super::net::{Net, SharedNet, SimTransport};
 use super::random::Random;
@@ -298,7 +299,7 @@ impl World {
             Event::Turn(member) => self.turn(member),
             Event::Up(from, message) => {
                 if self.coordinator.is_some() {
-                    self.trace = hash(&[self.trace.to_le_bytes().to_vec(), message.to_frame()].concat());
+                    self.trace = fnv1a(self.trace.to_le_bytes().into_iter().chain(message.to_frame()));
                     if self.lines.is_some() && !matches!(*message, Upward::Beat { .. }) {
                         let text = format!("{from} -> coordinator {message:?}");
                         self.say(|| text);
@@ -482,7 +483,7 @@ impl World {
     fn observe(&mut self, event: &WorldEvent) {
         self.follow(event);
         let text = format!("{event:?}");
-        self.trace = hash(&[self.trace.to_le_bytes().to_vec(), text.clone().into_bytes()].concat());
+        self.trace = fnv1a(self.trace.to_le_bytes().into_iter().chain(text.bytes()));
         self.say(|| format!("== {text}"));
         match event {
             WorldEvent::Lost(loss) => {

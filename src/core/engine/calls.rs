@@ -2,6 +2,7 @@
 
 use super::{Action, CallShape, Comm, Engine, Op, Retention, STATE_COMM, WORLD};
 use crate::error::CallError;
+use crate::fnv::{fnv1a_words, fold32};
 use crate::ids::{Attempt, CommId, OpId, OpSeq, Rank};
 use crate::policy::Policy;
 use crate::spec::{Algorithm, Collective, Dtype, ReduceOp, Spec};
@@ -272,12 +273,8 @@ impl Engine {
     #[must_use]
     pub fn split_id(parent: CommId, at: OpSeq, index: u32) -> CommId {
         let parts = [u64::from(parent.0), at.0, u64::from(index)];
-        let hash = parts
-            .iter()
-            .flat_map(|p| p.to_le_bytes())
-            .fold(0xcbf2_9ce4_8422_2325_u64, |h, byte| (h ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
         // The world's id and that of the state are no one else's.
-        CommId(((hash ^ (hash >> 32)) as u32 >> 1).max(1))
+        CommId((fold32(fnv1a_words(parts)) >> 1).max(1))
     }
 
     /// What the caller calls next on `comm`.

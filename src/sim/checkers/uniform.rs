@@ -3,13 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use phalanx_core::error::OpError;
+use phalanx_core::fnv::fnv1a;
 use phalanx_core::ids::{CommId, MemberId, OpId, OpSeq, Rank};
 use phalanx_core::spec::Collective;
 use phalanx_core::wire::message::{Decision, FailCause, Verdict};
 
 use super::Finished;
-use crate::sim::caller::hash;
-use phalanx_core::error::OpError;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Seen {
@@ -104,7 +104,7 @@ impl Uniform {
             }
         }
         if let Ok((contributors, bytes)) = &f.result {
-            let now = hash(bytes);
+            let now = fnv1a(bytes.iter().copied());
             self.results.insert((f.op, f.rank), now);
             let before = *self.bits.entry((f.op, f.rank, contributors.clone())).or_insert(now);
             if before != now {
