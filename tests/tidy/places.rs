@@ -20,8 +20,13 @@ const ASYNC: &str = "src/control/";
 const CONFIG: &str = "src/config.rs";
 
 /// Programs that start themselves again as a child of a test or bench and are told by a variable what to be.
-const CHILDREN: &[&str] =
-    &["tests/shm_processes.rs", "tests/control_plane.rs", "tests/idle.rs", "benches/transport_shm.rs"];
+const CHILDREN: &[&str] = &[
+    "tests/shm_processes.rs",
+    "tests/control_plane.rs",
+    "tests/control_plane/launched.rs",
+    "tests/idle.rs",
+    "benches/transport_shm.rs",
+];
 
 /// Variables by which whoever runs the tests chooses seeds.
 const SEEDS: &str = "(\"SIM_";

@@ -7,7 +7,8 @@ use crate::wire::message::Decision;
 
 impl Coordinator {
     pub(super) fn declare_lost(&mut self, member: MemberId, cause: &str, now_ms: u64) {
-        if self.out.contains_key(&member) {
+        // Who goes after the end has left, however it does.
+        if self.phase == Phase::Finished || self.out.contains_key(&member) {
             return;
         }
         let Some(_) = self.known.remove(&member) else { return };

@@ -169,3 +169,18 @@ fn a_world_whose_ranks_all_died_is_not_finished_but_lost() {
     let is_told = |(m, a): &(MemberId, Action)| *m == spare && matches!(a, Action::Halt { .. });
     assert!(world.actions.iter().any(is_told), "{:?}", world.actions);
 }
+
+/// Found by review: every clean exit after the end was told as a loss.
+#[test]
+fn who_goes_after_the_end_is_not_lost() {
+    let mut world = World::new(2);
+    world.pump(ALL);
+    world.engines.values_mut().for_each(Engine::handle_leave);
+    world.pump(ALL);
+    assert!(world.coordinator.is_finished());
+    let ranks = [MemberId(1), MemberId(2)];
+    ranks.into_iter().for_each(|member| world.kill(member));
+    let told: Vec<WorldEvent> = std::iter::from_fn(|| world.coordinator.poll_event()).collect();
+    assert!(!told.iter().any(|e| matches!(e, WorldEvent::Lost(_))), "{told:?}");
+    assert_eq!(told.last(), Some(&WorldEvent::Finished));
+}
