@@ -1,11 +1,13 @@
 //! What every transport promises, as one suite. A transport joins with a `World` of its own and one line below.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
 #[path = "transport_contract/cases.rs"]
 mod cases;
 #[path = "transport_contract/mesh.rs"]
 mod mesh;
+#[path = "transport_contract/shm.rs"]
+mod shm;
 #[path = "transport_contract/tcp.rs"]
 mod tcp;
 
@@ -37,5 +39,6 @@ macro_rules! contract {
     };
 }
 
+contract!(over_shared_memory, super::shm::ShmWorld);
 contract!(over_tcp, super::tcp::TcpWorld);
 contract!(over_tcp_v6, super::tcp::TcpV6World);

@@ -10,13 +10,12 @@ use phalanx_core::ids::{DomainId, MemberId, Rank};
 use phalanx_core::view::MemberInfo;
 
 use super::Error;
-use crate::auth::{Handshake, Hello, JobKey, Purpose};
 use crate::config::{Config, DomainChoice, TransportChoice};
 use crate::control::client::{Client, ClientConfig};
 use crate::driver::{Driver, Executor, FIRST_TRANSPORT_TOKEN, Parts};
 use crate::sync::Doorbell;
 use crate::transport::mux::{Mux, Reach};
-use crate::transport::shm::{Prove, ProveFactory, ShmTransport, Side, TOKENS};
+use crate::transport::shm::{ShmTransport, TOKENS, prove_key};
 use crate::transport::tcp::{TcpConfig, TcpTransport};
 
 /// Starts everything a member needs.
@@ -33,7 +32,7 @@ pub(super) fn start(config: Config) -> Result<Arc<Driver>, Error> {
     let mut mux = Mux::new(host);
     let (mut shm_name, mut tcp_address) = (None, None);
     if config.transport != TransportChoice::Tcp {
-        let prove = prover(config.key.clone(), me);
+        let prove = prove_key(config.key.clone(), me);
         let shm = ShmTransport::new(me, host, prove, registry()?, FIRST_TRANSPORT_TOKEN)
             .map_err(join("no Unix socket for shared memory"))?;
         shm_name = Some(shm.address());
@@ -105,38 +104,4 @@ fn local_address(coordinator: &str) -> IpAddr {
         probe.local_addr().ok().map(|a| a.ip())
     };
     route().unwrap_or(Ipv4Addr::LOCALHOST.into())
-}
-
-struct Prover(Handshake);
-
-impl Prove for Prover {
-    fn handle_bytes(&mut self, bytes: &[u8]) -> Result<(), String> {
-        match self.0.handle_bytes(bytes) {
-            Ok(taken) if taken == bytes.len() => Ok(()),
-            Ok(_) => Err("the packet goes on after the proof".to_owned()),
-            Err(error) => Err(error.to_string()),
-        }
-    }
-
-    fn poll_bytes(&mut self) -> Option<Vec<u8>> {
-        self.0.poll_bytes()
-    }
-
-    fn peer(&self) -> Option<MemberId> {
-        self.0.peer().map(|hello| hello.member)
-    }
-}
-
-fn prover(key: JobKey, me: MemberId) -> ProveFactory {
-    Box::new(move |side| {
-        let shake = match side {
-            Side::Connect(to) => {
-                Handshake::connect(&key, Hello { purpose: Purpose::DataShm, member: me, receiver: to })
-            }
-            Side::Accept => {
-                Handshake::accept(&key, Hello { purpose: Purpose::DataShm, member: me, receiver: me })
-            }
-        };
-        shake.map(|s| Box::new(Prover(s)) as Box<dyn Prove>).map_err(|e| e.to_string())
-    })
 }

@@ -5,6 +5,7 @@
 //! No message costs a system call while both ends are awake.
 
 mod connection;
+mod key;
 mod links;
 mod raw;
 mod ring;
@@ -24,6 +25,7 @@ use phalanx_core::wire::Header;
 use rustix::io::Errno;
 
 pub use self::connection::{Prove, ProveFactory, Side};
+pub use self::key::prove_key;
 pub use self::raw::{CELLS, INLINE_BYTES, SEGMENT_BYTES};
 
 use self::connection::{Connection, Stepped};
