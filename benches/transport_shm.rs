@@ -11,11 +11,12 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use phalanx::auth::JobKey;
 use phalanx::core::ids::{Attempt, ChunkId, CommId, Epoch, MemberId, OpId, OpSeq};
 use phalanx::core::units::SLOT_BYTES;
 use phalanx::core::wire::{Header, Kind};
 use phalanx::device::Block;
-use phalanx::transport::shm::{Prove, ShmTransport};
+use phalanx::transport::shm::{ShmTransport, prove_key};
 use phalanx::transport::{Peer, Transport};
 
 const PARENT: MemberId = MemberId(1);
@@ -25,27 +26,6 @@ const ROUNDS: usize = 100_000;
 const PARKED_ROUNDS: usize = 20_000;
 const SMALL_MESSAGES: usize = 1_000_000;
 const LARGE_MESSAGES: usize = 20_000;
-
-struct Claim {
-    unsaid: Option<Vec<u8>>,
-    peer: Option<MemberId>,
-}
-
-impl Prove for Claim {
-    fn handle_bytes(&mut self, bytes: &[u8]) -> Result<(), String> {
-        let id: [u8; 8] = bytes.try_into().map_err(|_| "no claim".to_owned())?;
-        self.peer = Some(MemberId(u64::from_le_bytes(id)));
-        Ok(())
-    }
-
-    fn poll_bytes(&mut self) -> Option<Vec<u8>> {
-        self.unsaid.take()
-    }
-
-    fn peer(&self) -> Option<MemberId> {
-        self.peer.filter(|_| self.unsaid.is_none())
-    }
-}
 
 /// How an end waits.
 #[derive(Clone, Copy)]
@@ -64,11 +44,9 @@ struct End {
 impl End {
     fn new(me: MemberId, peer: MemberId) -> Self {
         let poll = mio::Poll::new().unwrap();
-        let prove = move |_side| -> Result<Box<dyn Prove>, String> {
-            Ok(Box::new(Claim { unsaid: Some(me.0.to_le_bytes().to_vec()), peer: None }))
-        };
+        let prove = prove_key(JobKey::from_bytes([7; 32]), me);
         let registry = poll.registry().try_clone().unwrap();
-        let transport = ShmTransport::new(me, 1, Box::new(prove), registry, 0).unwrap();
+        let transport = ShmTransport::new(me, 1, prove, registry, 0).unwrap();
         Self { transport, poll, peer, memory: Block::zeroed(SLOT_BYTES) }
     }
 

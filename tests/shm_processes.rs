@@ -2,16 +2,17 @@
 //!
 //! The child runs the same test function and finds the parent's address in its environment.
 
-#![allow(clippy::unwrap_used, reason = "a failed step of a test ends it")]
+#![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use phalanx::auth::JobKey;
 use phalanx::core::ids::{Attempt, ChunkId, CommId, Epoch, MemberId, OpId, OpSeq};
 use phalanx::core::units::SLOT_BYTES;
 use phalanx::core::wire::{Header, Kind};
-use phalanx::transport::shm::{Prove, ShmTransport};
+use phalanx::transport::shm::{ShmTransport, prove_key};
 use phalanx::transport::{LinkEvent, Peer, Transport};
 
 const PARENT: MemberId = MemberId(1);
@@ -20,28 +21,6 @@ const CHILD: MemberId = MemberId(2);
 const ADDRESS: &str = "PHALANX_TEST_SHM_PARENT";
 /// Long enough for any machine; a test that waits so long has failed.
 const DEADLINE: Duration = Duration::from_secs(120);
-
-/// Each side says who it is, and is believed.
-struct Claim {
-    unsaid: Option<Vec<u8>>,
-    peer: Option<MemberId>,
-}
-
-impl Prove for Claim {
-    fn handle_bytes(&mut self, bytes: &[u8]) -> Result<(), String> {
-        let id: [u8; 8] = bytes.try_into().map_err(|_| "no claim".to_owned())?;
-        self.peer = Some(MemberId(u64::from_le_bytes(id)));
-        Ok(())
-    }
-
-    fn poll_bytes(&mut self) -> Option<Vec<u8>> {
-        self.unsaid.take()
-    }
-
-    fn peer(&self) -> Option<MemberId> {
-        self.peer.filter(|_| self.unsaid.is_none())
-    }
-}
 
 /// A member of epoch 1 with one other.
 struct End {
@@ -55,11 +34,9 @@ struct End {
 impl End {
     fn new(me: MemberId, peer: MemberId) -> Self {
         let poll = mio::Poll::new().unwrap();
-        let prove = move |_side| -> Result<Box<dyn Prove>, String> {
-            Ok(Box::new(Claim { unsaid: Some(me.0.to_le_bytes().to_vec()), peer: None }))
-        };
+        let prove = prove_key(JobKey::from_bytes([7; 32]), me);
         let registry = poll.registry().try_clone().unwrap();
-        let transport = ShmTransport::new(me, 1, Box::new(prove), registry, 0).unwrap();
+        let transport = ShmTransport::new(me, 1, prove, registry, 0).unwrap();
         Self { transport, poll, faults: Vec::new(), peer, start: Instant::now() }
     }
 
