@@ -2,22 +2,21 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
+#[path = "processes/talking.rs"]
+mod talking;
+
 use std::io::{BufRead, BufReader};
 use std::os::fd::{AsFd, OwnedFd};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::{Duration, Instant};
+use std::process::{Command, Output, Stdio};
+use std::sync::mpsc::channel;
 
 use phalanx::auth::JobKey;
-use phalanx::control::{MemoryStore, Server, ServerConfig, ServerHandle};
+use phalanx::control::{MemoryStore, Server, ServerConfig};
 use phalanx::core::coordinator::WorldEvent;
 use phalanx::core::ids::Rank;
 use phalanx::core::policy::{Policy, Rules};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
-
-const PHALANX: &str = env!("CARGO_BIN_EXE_phalanx");
-/// Far more than anything here takes; only a failure gets near it.
-const LONG: Duration = Duration::from_secs(30);
+use talking::{LONG, PHALANX, Talking, wait_all, wait_line};
 
 fn chaos(options: &[&str]) -> (Output, String) {
     let output = Command::new(PHALANX).args(["chaos", "--json"]).args(options).output().unwrap();
@@ -64,71 +63,8 @@ fn a_rank_killed_inside_an_all_reduce_ends_it_for_all_by_policy_abort() {
     assert!(field(&json, "aborted") >= 2.0, "both survivors get the typed error: {json}");
 }
 
-/// A process of a world whose coordinator runs in the test. Killed when dropped.
-struct Member {
-    child: Child,
-}
-
-impl Member {
-    fn start(
-        server: &ServerHandle,
-        key: &JobKey,
-        label: &'static str,
-        rank: Option<u32>,
-        tell: &Sender<Said>,
-    ) -> Self {
-        let mut command = Command::new(PHALANX);
-        command.args(["chaos-rank", "--steps", "--bytes", "64K"]).stdin(Stdio::null()).stdout(Stdio::piped());
-        command.env("PHALANX_COORDINATOR", server.address().to_string()).env("PHALANX_JOB_KEY", key.to_hex());
-        match rank {
-            Some(rank) => command.env("PHALANX_RANK", rank.to_string()),
-            None => command.env_remove("PHALANX_RANK"),
-        };
-        let mut child = command.spawn().unwrap();
-        let out = BufReader::new(child.stdout.take().unwrap());
-        let tell = tell.clone();
-        std::thread::spawn(move || {
-            for line in out.lines().map_while(Result::ok) {
-                if tell.send((label, line)).is_err() {
-                    return;
-                }
-            }
-        });
-        Self { child }
-    }
-
-    fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
-        kill_process(pid, signal).unwrap();
-    }
-}
-
-impl Drop for Member {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Who said what.
-type Said = (&'static str, String);
-
-/// Waits for a line; no line may tell of a wrong element.
-fn wait_line(said: &Receiver<Said>, mut is_wanted: impl FnMut(&str, &str) -> bool) -> String {
-    let until = Instant::now() + LONG;
-    let mut seen = Vec::new();
-    loop {
-        match said.recv_timeout(until.saturating_duration_since(Instant::now())) {
-            Ok((label, line)) => {
-                assert!(!line.starts_with("wrong"), "{label}: {line}");
-                if is_wanted(label, &line) {
-                    return line;
-                }
-                seen.push((label, line));
-            }
-            Err(cause) => panic!("{cause}; seen so far: {seen:?}"),
-        }
-    }
+fn signal(process: &Talking, signal: Signal) {
+    kill_process(Pid::from_child(&process.0), signal).unwrap();
 }
 
 #[test]
@@ -139,28 +75,24 @@ fn a_stopped_rank_is_replaced_and_learns_that_it_is_out() {
     let config = ServerConfig { listen: ([127, 0, 0, 1], 0).into(), key: key.clone(), rules, store };
     let server = Server::start(config, |_, _| {}).unwrap();
     let (tell, said) = channel();
-    let start = |label, rank| Member::start(&server, &key, label, rank, &tell);
+    let place = (server.address().to_string(), key.to_hex());
+    let start =
+        |label, rank| Talking::member(Command::new(PHALANX), (&place.0, &place.1), label, rank, &tell);
     let mut ranks = [start("r0", Some(0)), start("r1", Some(1)), start("r2", Some(2))];
     let _spare = start("spare", None);
     server.wait_until(LONG, |s| s.epoch.0 > 0 && s.is_steady && s.spares == 1).expect("a world with a spare");
     wait_line(&said, |label, line| label == "r1" && line.starts_with("progress"));
     let from = server.events_seen();
-    ranks[1].signal(Signal::STOP);
+    signal(&ranks[1], Signal::STOP);
     let lost = server.wait_event(from, LONG, |e| matches!(e, WorldEvent::Lost(loss) if loss.rank == Rank(1)));
     lost.expect("the lease of the stopped rank ends");
-    let mut on = [false; 3];
-    wait_line(&said, |label, line| {
-        let goes_on = line.starts_with("disturbed") && !line.contains(" epoch=1 ");
-        let place = ["r0", "r2", "spare"].iter().position(|l| *l == label).filter(|_| goes_on);
-        if let Some(place) = place {
-            on[place] = true;
-        }
-        on == [true; 3]
+    wait_all(&said, &["r0", "r2", "spare"], |line| {
+        line.starts_with("disturbed") && !line.contains(" epoch=1 ")
     });
-    ranks[1].signal(Signal::CONT);
+    signal(&ranks[1], Signal::CONT);
     let ended = wait_line(&said, |label, line| label == "r1" && line.starts_with("ended"));
     assert!(ended.contains("how=evicted") && ended.contains("out of the view"), "{ended}");
-    assert!(!ranks[1].child.wait().unwrap().success());
+    assert!(!ranks[1].0.wait().unwrap().success());
     for label in ["r0", "r2", "spare"] {
         wait_line(&said, |l, line| l == label && line.starts_with("progress"));
     }

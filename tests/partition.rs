@@ -3,16 +3,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::{Duration, Instant};
+#[path = "processes/talking.rs"]
+mod talking;
+
+use std::process::Command;
+use std::sync::mpsc::channel;
 
 use phalanx::auth::JobKey;
+use talking::{PHALANX, Talking, wait_all, wait_line};
 
-const PHALANX: &str = env!("CARGO_BIN_EXE_phalanx");
-/// Far more than anything here takes; only a failure gets near it.
-const LONG: Duration = Duration::from_secs(30);
 /// The near side's address, and the far side's.
 const NEAR: &str = "10.231.7.1";
 const FAR: &str = "10.231.7.2";
@@ -67,62 +66,6 @@ impl Drop for Split {
     }
 }
 
-/// Who said what.
-type Said = (&'static str, String);
-
-/// A process; killed when dropped. (`ip netns exec` becomes the program it is told to run.)
-struct Running(Child);
-
-impl Running {
-    fn start(command: &mut Command, label: &'static str, tell: &Sender<Said>) -> Self {
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
-        let out = BufReader::new(child.stdout.take().unwrap());
-        let tell = tell.clone();
-        std::thread::spawn(move || {
-            for line in out.lines().map_while(Result::ok) {
-                if tell.send((label, line)).is_err() {
-                    return;
-                }
-            }
-        });
-        Self(child)
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Waits for a line; no line may tell of a wrong element.
-fn wait_line(said: &Receiver<Said>, mut is_wanted: impl FnMut(&str, &str) -> bool) -> String {
-    let until = Instant::now() + LONG;
-    let mut seen = Vec::new();
-    loop {
-        match said.recv_timeout(until.saturating_duration_since(Instant::now())) {
-            Ok((label, line)) => {
-                assert!(!line.starts_with("wrong"), "{label}: {line}");
-                if is_wanted(label, &line) {
-                    return line;
-                }
-                seen.push((label, line));
-            }
-            Err(cause) => panic!("{cause}; seen so far: {seen:?}"),
-        }
-    }
-}
-
-/// Waits until each of `labels` has said a line that is wanted.
-fn wait_all(said: &Receiver<Said>, labels: &[&str], is_wanted: impl Fn(&str) -> bool) {
-    let mut missing = labels.to_vec();
-    wait_line(said, |label, line| {
-        missing.retain(|l| *l != label || !is_wanted(line));
-        missing.is_empty()
-    });
-}
-
 #[test]
 fn ranks_beyond_a_split_are_replaced_and_learn_it_when_the_network_is_whole_again() {
     let split = match Split::make() {
@@ -137,19 +80,11 @@ fn ranks_beyond_a_split_are_replaced_and_learn_it_when_the_network_is_whole_agai
     let mut coordinator = split.command(&split.near);
     coordinator.args(["coordinator", "--listen", &format!("{NEAR}:0"), "--ranks", "4", "--lease-ms", "500"]);
     coordinator.args(["--domains-lost-max", "2"]).env("PHALANX_JOB_KEY", &key);
-    let _coordinator = Running::start(&mut coordinator, "coordinator", &tell);
+    let _coordinator = Talking::start(&mut coordinator, "coordinator", &tell);
     let line = wait_line(&said, |label, line| label == "coordinator" && line.starts_with("coordinator at "));
     let address = line.strip_prefix("coordinator at ").unwrap();
-    let start = |space: &str, label, rank: Option<u32>| {
-        let mut command = split.command(space);
-        command.args(["chaos-rank", "--steps", "--bytes", "64K"]);
-        command.env("PHALANX_COORDINATOR", address).env("PHALANX_JOB_KEY", &key);
-        match rank {
-            Some(rank) => command.env("PHALANX_RANK", rank.to_string()),
-            None => command.env_remove("PHALANX_RANK"),
-        };
-        Running::start(&mut command, label, &tell)
-    };
+    let start =
+        |space: &str, label, rank| Talking::member(split.command(space), (address, &key), label, rank, &tell);
     // Two on each side, and two spares where the coordinator is.
     let _near = [start(&split.near, "r0", Some(0)), start(&split.near, "r1", Some(1))];
     let mut far = [start(&split.far, "r2", Some(2)), start(&split.far, "r3", Some(3))];

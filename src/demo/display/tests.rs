@@ -42,6 +42,24 @@ fn story() -> Vec<DemoEvent> {
     ]
 }
 
+/// How the story ends, whatever it is shown on.
+const END: &str = "\
+recovery              ms after kill
+  detected                     0.75
+  fenced                       1.50
+  decided                      4.00
+  reseated                    20.00
+  state transferred           31.50
+  replayed                    80.00
+  resumed                     81.25
+
+accuracy              96.38 % of held-out digits
+errors at survivors   0
+params hash           0000000000c0ffee
+without a failure     0000000000c0ffee
+bit for bit           EQUAL
+";
+
 fn render(display: &mut Display) -> String {
     let mut out = Vec::new();
     display.render(&mut out).unwrap();
@@ -114,22 +132,8 @@ r1 killed in step 52
 m2 takes seat r1 at step 52
 r1 trains on at step 52
 
-recovery              ms after kill
-  detected                     0.75
-  fenced                       1.50
-  decided                      4.00
-  reseated                    20.00
-  state transferred           31.50
-  replayed                    80.00
-  resumed                     81.25
-
-accuracy              96.38 % of held-out digits
-errors at survivors   0
-params hash           0000000000c0ffee
-without a failure     0000000000c0ffee
-bit for bit           EQUAL
 ";
-    assert_eq!(log, expected);
+    assert_eq!(log, format!("{expected}{END}"));
     assert_eq!(render(&mut display), "");
 }
 
@@ -148,21 +152,8 @@ rank  member  state        step      loss
 r0    m0      training       52    0.0625
 r1    m2      training       52    0.0625
 
-recovery              ms after kill
-  detected                     0.75
-  fenced                       1.50
-  decided                      4.00
-  reseated                    20.00
-  state transferred           31.50
-  replayed                    80.00
-  resumed                     81.25
-
-accuracy              96.38 % of held-out digits
-errors at survivors   0
-params hash           0000000000c0ffee
-without a failure     0000000000c0ffee
-bit for bit           EQUAL";
-    assert_eq!(pictures.last().unwrap().join("\n"), expected);
+";
+    assert_eq!(pictures.last().unwrap().join("\n") + "\n", format!("{expected}{END}"));
 
     let rows: Vec<&str> = pictures.iter().map(|picture| picture[2].as_str()).collect();
     assert_eq!(rows[0], "r1    -       empty           -         -");
