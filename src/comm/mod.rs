@@ -140,10 +140,11 @@ impl Communicator {
     }
 
     /// A communicator of some ranks of this one: those that call with the same `color`, in the order of their rank. A
-    /// collective call: every rank takes part.
+    /// collective call: every rank takes part. Where spares may take a seat, call it inside the step that uses it:
+    /// there a newcomer repeats it; what was called outside of steps nobody can repeat.
     ///
     /// # Errors
-    /// As any collective.
+    /// As any collective; a spare gets one until its first step has begun.
     pub fn split(&mut self, color: u32) -> Result<Self, Error> {
         let n = self.world_size() as usize;
         let mut colors = vec![0u32; n];

@@ -58,7 +58,7 @@ pub enum OpError {
 #[non_exhaustive]
 pub enum CallError {
     /// The member is a spare without a seat.
-    #[error("{member} has no seat yet; call begin_step first: it returns when a seat is taken")]
+    #[error("{member} has no seat yet; make the call inside a step, which begins when a seat is taken")]
     NotSeated {
         /// This member.
         member: MemberId,

@@ -12,8 +12,8 @@ impl Engine {
     /// Takes a collective into the common order of `comm`.
     ///
     /// # Errors
-    /// When this member has no seat or is out, when the communicator is unknown or broken, when the algorithm cannot
-    /// do it.
+    /// When this member has no seat, took one and is in no step yet, or is out, when the communicator is unknown or
+    /// broken, when the algorithm cannot do it.
     pub fn handle_post(
         &mut self,
         comm: CommId,
@@ -25,6 +25,13 @@ impl Engine {
             return Err(self.evicted_call());
         }
         let Some(rank) = self.rank else { return Err(CallError::NotSeated { member: self.me }) };
+        if self.newcomer && !self.step.open {
+            // What the others called outside of steps is over, and nobody keeps it: this call would be taken for one
+            // of the step that they are in.
+            let next = "make it inside a step, where it is replayed";
+            let what = "a call of a newcomer before its first step";
+            return Err(CallError::StepOrder { what, epoch: self.epoch, next });
+        }
         let Some(c) = self.comms.get(&comm) else { return Err(CallError::UnknownComm { comm }) };
         let id = OpId { comm, seq: c.next };
         let recorded = c.ops.get(&id.seq).map(|o| (o.spec, o.failed.is_some()));
