@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::engine::{Action, CallShape, Engine, Retention, WORLD};
-use crate::error::OpError;
+use crate::error::{CallError, OpError};
 use crate::ids::DomainId;
 use crate::policy::Policy;
 use crate::spec::Collective;
@@ -183,4 +183,39 @@ fn who_goes_after_the_end_is_not_lost() {
     let told: Vec<WorldEvent> = std::iter::from_fn(|| world.coordinator.poll_event()).collect();
     assert!(!told.iter().any(|e| matches!(e, WorldEvent::Lost(_))), "{told:?}");
     assert_eq!(told.last(), Some(&WorldEvent::Finished));
+}
+
+/// Ranks that name states of different sizes: a provider was asked for bytes that it does not have, and panicked.
+#[test]
+fn a_state_is_taken_from_providers_of_one_size() {
+    let mut world = World::new(3);
+    let spare = world.add(9, None);
+    world.pump(ALL);
+    for (member, bytes) in [(MemberId(1), 400), (MemberId(2), 800)] {
+        world.engines.get_mut(&member).unwrap().handle_begin(bytes).unwrap();
+    }
+    world.pump(ALL);
+    world.kill(MemberId(3));
+    world.pump(ALL);
+    assert_eq!(world.coordinator.view().occupant(Rank(2)), Some(spare));
+    let state = world.coordinator.last.as_ref().and_then(|d| d.state.clone()).unwrap();
+    assert_eq!((state.bytes, state.providers), (400, vec![Rank(0)]));
+}
+
+#[test]
+fn who_is_to_serve_the_state_of_a_step_must_begin_it_with_that_size() {
+    let mut world = World::new(3);
+    world.add(9, None);
+    world.pump(ALL);
+    world.engines.get_mut(&MemberId(1)).unwrap().handle_begin(400).unwrap();
+    // Nobody who has the state open is left: the other one is to serve it once it has begun.
+    world.engines.get_mut(&MemberId(1)).unwrap().handle_state_gone();
+    world.pump(ALL);
+    world.kill(MemberId(3));
+    world.pump(ALL);
+    let state = world.coordinator.last.as_ref().and_then(|d| d.state.clone()).unwrap();
+    assert_eq!((state.bytes, state.providers), (400, vec![Rank(1)]));
+    let late = world.engines.get_mut(&MemberId(2)).unwrap();
+    assert_eq!(late.handle_begin(800), Err(CallError::StateSize { here: 800, there: 400 }));
+    late.handle_begin(400).unwrap();
 }

@@ -189,8 +189,9 @@ impl Engine {
         self.step.asked = true;
         self.step.state_gone = false;
         self.step.state_bytes = state_bytes;
-        if let Some(transfer) = &mut self.transfer
-            && transfer.incoming
+        // Whoever takes or serves the state of this step has promised its size.
+        if let Some(transfer) = &self.transfer
+            && (transfer.incoming || transfer.committed == self.step.committed)
         {
             let there = transfer.op.spec.count;
             if there != state_bytes {

@@ -381,8 +381,13 @@ impl Judge<'_> {
             ranks_where(&|r| !r.step.state_gone),
             ranks_where(&|_| true),
         ];
-        let providers = choices.into_iter().find(|c| !c.is_empty()).unwrap_or_default();
-        let bytes = old().map(|(_, r)| r.step.state_bytes).max().unwrap_or(0);
+        let mut providers = choices.into_iter().find(|c| !c.is_empty()).unwrap_or_default();
+        // Ranks that name other sizes break the caller's promise, not the transfer: the first that has begun is
+        // believed, and one that has not must name the same when it does.
+        let named = |rank: &Rank| self.survivors.get(rank).map_or(0, |r| r.step.state_bytes);
+        let of_providers = providers.iter().map(named).find(|b| *b > 0);
+        let bytes = of_providers.or_else(|| old().map(|(rank, _)| named(rank)).max()).unwrap_or(0);
+        providers.retain(|rank| [0, bytes].contains(&named(rank)));
         (Some(StateDecision { committed: self.committed, providers, bytes, newcomers }), ranks)
     }
 }
