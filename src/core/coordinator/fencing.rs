@@ -102,6 +102,7 @@ impl Coordinator {
         self.catching_up = new.collect();
         self.events.push_back(WorldEvent::Decided(Box::new(decision.clone())));
         self.last = Some(decision);
+        self.links_are_whole();
     }
 
     pub(super) fn handle_report(&mut self, from: MemberId, report: Report, now_ms: u64) {

@@ -19,6 +19,7 @@ use crate::wire::codec::wire;
 use crate::wire::message::{Decision, Downward, Loss, Milestone, Report, Upward, VERSION};
 
 mod fencing;
+mod links;
 #[cfg(test)]
 mod tests;
 
@@ -99,6 +100,7 @@ pub struct Coordinator {
     expired: BTreeSet<OpId>,
     /// Newcomers that have not replayed yet: nobody waits for them once all others are done.
     catching_up: BTreeSet<MemberId>,
+    link_faults: links::LinkFaults,
     messages: VecDeque<(MemberId, Downward)>,
     writes: VecDeque<Record>,
     events: VecDeque<WorldEvent>,
@@ -138,6 +140,7 @@ impl Coordinator {
             pending: None,
             expired: BTreeSet::new(),
             catching_up: BTreeSet::new(),
+            link_faults: links::LinkFaults::new(),
             messages: VecDeque::new(),
             writes: VecDeque::new(),
             events: VecDeque::new(),
@@ -201,9 +204,9 @@ impl Coordinator {
                 let stable = self.stable();
                 self.messages.push_back((from, Downward::BeatSeen { epoch: self.epoch, stable }));
             }
-            // Evidence, not a verdict: an exit, a lease or a lost control connection decides. What a link fault alone
-            // means is not decided here yet: the transport dials again.
-            Upward::Suspect { .. } => {}
+            Upward::Suspect { member, epoch, cause } => {
+                self.handle_suspect((from, member), epoch, cause, now_ms);
+            }
             Upward::Ledger { report } => self.handle_report(from, report, now_ms),
             Upward::Expired { op, epoch } => {
                 if epoch == self.view.epoch && self.phase == Phase::Steady && self.expired.insert(op) {
@@ -439,6 +442,7 @@ impl Coordinator {
         {
             self.try_decide(now_ms);
         }
+        self.repair_links(now_ms);
     }
 
     fn is_seated(&self, known: &Known) -> bool {
@@ -461,7 +465,7 @@ impl Coordinator {
             | Phase::Deciding
             | Phase::Finished => None,
         };
-        lease.into_iter().chain(vacant).min()
+        lease.into_iter().chain(vacant).chain(self.link_due()).min()
     }
 
     /// The next message to send.

@@ -71,6 +71,22 @@ impl World {
         }
     }
 
+    /// The link between two members breaks, and both ends say so.
+    fn break_link(&mut self, one: MemberId, two: MemberId, now_ms: u64) {
+        for (at, other) in [(one, two), (two, one)] {
+            let engine = self.engines.get_mut(&at).unwrap();
+            engine.handle_link_fault(other, "connection reset".to_owned());
+            while let Some(message) = engine.poll_message() {
+                self.coordinator.handle_message(at, message, now_ms);
+            }
+        }
+    }
+
+    fn losses(&mut self) -> Vec<Loss> {
+        let events = std::iter::from_fn(|| self.coordinator.poll_event());
+        events.filter_map(|e| if let WorldEvent::Lost(loss) = e { Some(loss) } else { None }).collect()
+    }
+
     fn begun(&self, member: MemberId) -> bool {
         self.actions.iter().any(|(m, a)| *m == member && matches!(a, Action::StepBegun { .. }))
     }
@@ -218,4 +234,82 @@ fn who_is_to_serve_the_state_of_a_step_must_begin_it_with_that_size() {
     let late = world.engines.get_mut(&MemberId(2)).unwrap();
     assert_eq!(late.handle_begin(800), Err(CallError::StateSize { here: 800, there: 400 }));
     late.handle_begin(400).unwrap();
+}
+
+#[test]
+fn a_link_that_breaks_between_two_that_live_is_repaired_by_a_fence_without_a_loss() {
+    let mut world = World::new(3);
+    world.pump(ALL);
+    let seats = world.coordinator.view().seats.clone();
+    world.break_link(MemberId(1), MemberId(2), 1_000);
+    assert_eq!(world.coordinator.poll_timeout(), Some(1_000 + links::GRACE_MS));
+    world.coordinator.handle_timeout(1_000 + links::GRACE_MS - 1);
+    assert!(world.coordinator.is_steady(), "it may be the first sign of a death");
+    world.coordinator.handle_timeout(1_000 + links::GRACE_MS);
+    assert!(!world.coordinator.is_steady());
+    world.pump(ALL);
+    assert_eq!((world.coordinator.epoch(), &world.coordinator.view().seats), (Epoch(2), &seats));
+    assert!(
+        world.engines.values().all(|e| e.epoch() == Epoch(2) && e.phase() == crate::engine::Phase::Steady)
+    );
+    assert!(world.losses().is_empty());
+    // What one end notices only now is old news.
+    let late = Upward::Suspect { member: MemberId(1), epoch: Epoch(1), cause: "end of stream".to_owned() };
+    world.coordinator.handle_message(MemberId(2), late, 1_300);
+    assert!(world.coordinator.link_due().is_none());
+}
+
+#[test]
+fn a_link_that_broke_by_a_death_is_not_repaired_besides() {
+    let mut world = World::new(2);
+    let spare = world.add(9, None);
+    world.pump(ALL);
+    world.break_link(MemberId(1), MemberId(2), 0);
+    world.kill(MemberId(2));
+    world.pump(ALL);
+    world.coordinator.handle_timeout(links::GRACE_MS);
+    world.pump(ALL);
+    assert_eq!(world.coordinator.epoch(), Epoch(2));
+    assert_eq!(world.coordinator.view().occupant(Rank(1)), Some(spare));
+    assert!(world.coordinator.link_faults.is_empty());
+}
+
+#[test]
+fn the_higher_rank_of_a_link_that_does_not_stay_whole_is_put_out() {
+    let mut world = World::new(3);
+    let spare = world.add(9, None);
+    world.pump(ALL);
+    let mut now_ms = 0;
+    for repairs in 0..=links::REPAIRS_MAX {
+        assert_eq!(world.coordinator.epoch(), Epoch(1 + u64::from(repairs)));
+        assert!(world.losses().is_empty());
+        // Another pair in between does not count for this one.
+        if repairs == 1 {
+            world.break_link(MemberId(1), MemberId(2), now_ms);
+        }
+        world.break_link(MemberId(3), MemberId(2), now_ms);
+        now_ms += links::GRACE_MS;
+        world.coordinator.handle_timeout(now_ms);
+        world.pump(ALL);
+    }
+    let losses = world.losses();
+    assert_eq!(losses.iter().map(|l| l.rank).collect::<Vec<_>>(), [Rank(2)]);
+    assert!(losses[0].cause.contains("its link with r1 broke again after 3 repairs"), "{losses:?}");
+    assert_eq!(world.coordinator.view().occupant(Rank(2)), Some(spare));
+}
+
+/// Told once a view, it was lost with the control connection, and nobody repaired the link.
+#[test]
+fn a_broken_link_is_told_again_on_a_new_connection() {
+    let mut world = World::new(2);
+    world.pump(ALL);
+    let engine = world.engines.get_mut(&MemberId(1)).unwrap();
+    engine.handle_link_fault(MemberId(2), "connection reset".to_owned());
+    let mut suspects = || {
+        let told = std::iter::from_fn(|| engine.poll_message());
+        let count = told.filter(|m| matches!(m, Upward::Suspect { .. })).count();
+        engine.handle_connected();
+        count
+    };
+    assert_eq!((suspects(), suspects()), (1, 1));
 }

@@ -237,7 +237,9 @@ impl Engine {
         self.messages.push_front(Upward::Join { version, info: self.info.clone(), epoch: self.epoch });
         // What is told once may have been lost with the old connection.
         self.mismatched = false;
-        self.faults.clear();
+        for (&member, cause) in &self.faults {
+            self.messages.push_back(Upward::Suspect { member, epoch: self.epoch, cause: cause.clone() });
+        }
         for op in self.comms.values_mut().flat_map(|c| c.ops.values_mut()) {
             op.overdue = false;
         }
