@@ -292,7 +292,10 @@ impl Supervisor {
             }
             WorldEvent::Finished => self.finished = Some(Instant::now()),
             WorldEvent::Unrecoverable(why) => {
-                tracing::error!(%why, "the run cannot go on");
+                // Of ranks that are ended by force all die; that is no news.
+                if self.verdict.is_none() {
+                    tracing::error!(%why, "the run cannot go on");
+                }
                 self.end(1);
             }
             WorldEvent::Fenced(_)
