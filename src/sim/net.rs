@@ -72,6 +72,23 @@ impl Net {
         std::mem::take(&mut self.violations)
     }
 
+    /// The links between two members break in both directions: what was in flight is lost from a random message on, both
+    /// see it, sooner or later. What is sent then goes over a new connection.
+    pub fn break_links(&mut self, one: MemberId, two: MemberId) {
+        for (from, to) in [(one, two), (two, one)] {
+            let Some(link) = self.links.get_mut(&(from, to)).filter(|link| !link.cut) else { continue };
+            let keep = self.random.below(link.queue.len() as u64 + 1) as usize;
+            link.queue.truncate(keep);
+            for (at, other) in [(from, to), (to, from)] {
+                let when = self.now_us + self.random.below(2_000);
+                let event = LinkEvent::Fault { member: other, cause: "connection reset".to_owned() };
+                self.faults.entry(at).or_default().push((when, event));
+                self.wakes.push((when, at));
+                self.wakes.push((self.now_us, at)); // There is room again.
+            }
+        }
+    }
+
     /// The process of `dead` is gone: what it had in flight is lost from a random message on, its peers see the
     /// connection break.
     pub fn kill(&mut self, dead: MemberId) {
