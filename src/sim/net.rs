@@ -4,8 +4,9 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
-use phalanx_core::ids::{Epoch, MemberId};
+use phalanx_core::ids::{Epoch, MemberId, Rank};
 use phalanx_core::units::LINK_SLOTS;
+use phalanx_core::view::View;
 use phalanx_core::wire::Header;
 
 use super::random::Random;
@@ -72,9 +73,10 @@ impl Net {
         std::mem::take(&mut self.violations)
     }
 
-    /// The links between two members break in both directions: what was in flight is lost from a random message on, both
+    /// The links between two ranks break in both directions: what was in flight is lost from a random message on, both
     /// see it, sooner or later. What is sent then goes over a new connection.
-    pub fn break_links(&mut self, one: MemberId, two: MemberId) {
+    pub fn break_links(&mut self, view: &View, one: Rank, two: Rank) {
+        let (Some(one), Some(two)) = (view.occupant(one), view.occupant(two)) else { return };
         for (from, to) in [(one, two), (two, one)] {
             let Some(link) = self.links.get_mut(&(from, to)).filter(|link| !link.cut) else { continue };
             let keep = self.random.below(link.queue.len() as u64 + 1) as usize;
