@@ -4,6 +4,8 @@ fn explain() {
     let seed: u64 = std::env::var("SIM_SEED").ok().and_then(|v| v.parse().ok()).unwrap_or(0);
     let mut s = if std::env::var("SIM_BASIC").is_ok() {
         phalanx::sim::Scenario::basic(seed)
+    } else if std::env::var("SIM_BREAKS").is_ok() {
+        phalanx::sim::Scenario::with_breaks(seed)
     } else {
         phalanx::sim::Scenario::draw(seed)
     };

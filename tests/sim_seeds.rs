@@ -32,6 +32,16 @@ fn a_second_fixed_range_holds() {
     range(1_000_000, COUNT);
 }
 
+/// Links that break between the living are repaired: no op expires that every rank has called, nothing is wrong.
+#[test]
+fn worlds_whose_links_break_hold() {
+    let from = number("SIM_FROM").unwrap_or(2_000_000);
+    for seed in from..from + number("SIM_COUNT").unwrap_or(COUNT / 2) {
+        let (outcome, _) = check(&Scenario::with_breaks(seed), false);
+        assert!(outcome.violations.is_empty(), "with_breaks {seed}: {:?}", outcome.violations);
+    }
+}
+
 #[test]
 fn seeds_that_failed_once_hold() {
     let mut run = 0;
@@ -42,6 +52,7 @@ fn seeds_that_failed_once_hold() {
         let scenario = match draw {
             "basic" => Scenario::basic(seed),
             "draw" => Scenario::draw(seed),
+            "with_breaks" => Scenario::with_breaks(seed),
             other => panic!("draw `{other}` in seeds.txt"),
         };
         let (outcome, _) = check(&scenario, false);

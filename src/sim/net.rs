@@ -4,8 +4,9 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
-use phalanx_core::ids::{Epoch, MemberId};
+use phalanx_core::ids::{Epoch, MemberId, Rank};
 use phalanx_core::units::LINK_SLOTS;
+use phalanx_core::view::View;
 use phalanx_core::wire::Header;
 
 use super::random::Random;
@@ -70,6 +71,24 @@ impl Net {
     /// Takes what broke a rule of the fence.
     pub fn take_violations(&mut self) -> Vec<String> {
         std::mem::take(&mut self.violations)
+    }
+
+    /// The links between two ranks break in both directions: what was in flight is lost from a random message on, both
+    /// see it, sooner or later. What is sent then goes over a new connection.
+    pub fn break_links(&mut self, view: &View, one: Rank, two: Rank) {
+        let (Some(one), Some(two)) = (view.occupant(one), view.occupant(two)) else { return };
+        for (from, to) in [(one, two), (two, one)] {
+            let Some(link) = self.links.get_mut(&(from, to)).filter(|link| !link.cut) else { continue };
+            let keep = self.random.below(link.queue.len() as u64 + 1) as usize;
+            link.queue.truncate(keep);
+            for (at, other) in [(from, to), (to, from)] {
+                let when = self.now_us + self.random.below(2_000);
+                let event = LinkEvent::Fault { member: other, cause: "connection reset".to_owned() };
+                self.faults.entry(at).or_default().push((when, event));
+                self.wakes.push((when, at));
+                self.wakes.push((self.now_us, at)); // There is room again.
+            }
+        }
     }
 
     /// The process of `dead` is gone: what it had in flight is lost from a random message on, its peers see the

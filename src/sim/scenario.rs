@@ -23,6 +23,8 @@ pub enum Fault {
     RestartCoordinator,
     /// So many ranks in a row are killed at once.
     KillRun(u32, u32),
+    /// The links between two ranks break; both live.
+    BreakLink(u32, u32),
 }
 
 /// A moment of a recovery at which a second fault may strike.
@@ -119,6 +121,27 @@ impl Scenario {
             s.split.sort_unstable();
         }
         s.unretained = s.rules.policy == Policy::Replace && r.chance(5);
+        s
+    }
+
+    /// The draw with up to four breaks of links besides, of one pair or of several.
+    #[must_use]
+    pub fn with_breaks(seed: u64) -> Self {
+        let mut s = Self::draw(seed);
+        let mut r = Random::new(mix(&[seed, 30]));
+        let n = u64::from(s.rules.world_size);
+        let horizon = s.delay_us_max * 60 * u64::from(s.steps) + 2_000;
+        let mut pair = (0, 1);
+        for _ in 0..r.between(1, 4) {
+            if n > 1 && r.chance(70) {
+                let one = r.below(n);
+                pair = (one as u32, ((one + r.between(1, n - 1)) % n) as u32);
+            }
+            // Some long after the others: what they were to stop has gone on by then, or the run is over.
+            let later = if r.chance(30) { 1_000 * r.below(600) } else { 0 };
+            s.faults.push((500 + r.below(horizon) + later, Fault::BreakLink(pair.0, pair.1)));
+        }
+        s.faults.sort_by_key(|(at, _)| *at);
         s
     }
 

@@ -552,6 +552,7 @@ impl World {
                     self.at(at, Event::Wake(member));
                 }
             }
+            Fault::BreakLink(one, two) => self.net.borrow_mut().break_links(&view, Rank(one), Rank(two)),
             Fault::RestartCoordinator => {
                 if self.coordinator.take().is_some() {
                     let at = self.now_us + self.random.between(100, 60_000);
