@@ -62,7 +62,8 @@ pub fn decide(evidence: &Evidence<'_>) -> Result<Decision, SpareMissing> {
         .filter(|(rank, _)| view.occupant(**rank).is_some() && !reseated.contains(rank))
         .map(|(rank, report)| (*rank, report))
         .collect();
-    let committed = survivors.values().map(|r| r.step.committed).max().unwrap_or(0);
+    let steps = || survivors.values().map(|r| r.step.committed);
+    let committed = if crate::planted!(CommitAsOp) { steps().min() } else { steps().max() }.unwrap_or(0);
     let judge =
         Judge { evidence, policy, view: &view, reseated: &reseated, survivors: &survivors, committed };
     let mut comms = Vec::new();

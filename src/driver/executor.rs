@@ -192,7 +192,8 @@ impl<T: Transport> Executor<T> {
                 m.log(op);
             }),
             Action::Complete { op, outcome } => {
-                let retained = outcome.is_ok() && self.engine.op(op).is_some_and(|o| o.retained && !o.logged);
+                let retained = outcome.is_ok() && self.engine.op(op).is_some_and(|o| o.retained && !o.logged)
+                    && !phalanx_core::planted!(OverwriteRetained);
                 self.with_memory(op, |m, _, pool| m.retire(pool));
                 self.notices.push_back(Notice::OpOver { op, outcome, retained });
             }
@@ -242,6 +243,11 @@ impl<T: Transport> Executor<T> {
         let done = if id.comm == STATE_COMM { self.state_step(id, step) } else { self.op_step(id, step) };
         match done {
             Some(stable) => {
+                if phalanx_core::planted!(UndoByChunk)
+                    && let Some(chunk) = Op::finalises(step)
+                {
+                    self.with_memory(id, |m, op, pool| m.spoil_undo(op, chunk, pool));
+                }
                 self.engine.handle_step_done(id, stable, now_ms);
                 true
             }

@@ -23,6 +23,42 @@ pub enum Fault {
     RestartCoordinator,
     /// So many ranks in a row are killed at once.
     KillRun(u32, u32),
+    /// The control connection of a rank is gone for a while, its links to other ranks are not.
+    Cut(u32),
+}
+
+/// What a rank must have come to before a trap is sprung.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum When {
+    /// It has got so many results.
+    Result(u32),
+    /// Some op of it has a part of its chunks Final, in this epoch or a later one.
+    Midway {
+        /// The epoch; 2 is the first after a loss.
+        epoch_min: u64,
+    },
+}
+
+/// A fault that strikes when a rank has come to some point.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Trap {
+    /// Whose doing springs it.
+    pub rank: u32,
+    /// What must have happened there.
+    pub when: When,
+    /// How much later it strikes.
+    pub after_us: u64,
+    /// What strikes.
+    pub fault: Fault,
+}
+
+/// Links that are slower than the others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SlowLinks {
+    /// How many of them, in percent.
+    pub percent: u64,
+    /// How much slower.
+    pub factor: u64,
 }
 
 /// A moment of a recovery at which a second fault may strike.
@@ -80,12 +116,35 @@ pub struct Scenario {
     pub odd: Option<OddCall>,
     /// Some ops of a step are not retained: `Replace` cannot serve those.
     pub unretained: bool,
+    /// Faults that wait for what a rank does.
+    pub traps: Vec<Trap>,
+    /// Some links are slower.
+    pub slow_links: SlowLinks,
+    /// Longest time that a program computes between two calls.
+    pub think_us_max: u64,
+    /// No op but a barrier has fewer elements a rank.
+    pub count_min: u64,
 }
 
 impl Scenario {
     /// Draws the scenario of a seed.
     #[must_use]
     pub fn draw(seed: u64) -> Self {
+        let mut s = Self::plain(seed);
+        if s.is_wide() {
+            s.widen();
+        }
+        s
+    }
+
+    /// Whether the seed belongs to the widest draw.
+    #[must_use]
+    pub fn is_wide(&self) -> bool {
+        self.seed >= WIDE_FROM
+    }
+
+    /// What seeds below [`WIDE_FROM`] mean.
+    fn plain(seed: u64) -> Self {
         let mut s = Self::basic(seed);
         let mut r = Random::new(mix(&[seed, 9]));
         let n = s.rules.world_size;
@@ -120,6 +179,59 @@ impl Scenario {
         }
         s.unretained = s.rules.policy == Policy::Replace && r.chance(5);
         s
+    }
+
+    /// Faults that strike where a recovery is thin: what each mutant of the protocol needs to be seen is in here, but
+    /// no more than in any world of several losses.
+    fn widen(&mut self) {
+        let mut r = Random::new(mix(&[self.seed, 10]));
+        let n = self.rules.world_size;
+        if r.chance(25) {
+            self.rules.policy = Policy::Shrink;
+        }
+        if n >= 4 && r.chance(30) {
+            self.ranks_per_host = r.pick(&[1u32, 2, 3, 4]);
+        }
+        if n >= 4 && r.chance(30) {
+            self.rules.domains_lost_max = 2;
+        }
+        self.unretained |= self.rules.policy == Policy::Replace && r.chance(10);
+        self.count_min = r.pick(&[0u64, 0, 0, 70, 200]);
+        let (percent, factor) = r.pick(&[(0u64, 1u64), (20, 10), (20, 10), (40, 30)]);
+        self.slow_links = SlowLinks { percent, factor };
+        self.think_us_max = r.pick(&[0u64, 0, 500, 20_000, 60_000]);
+        if r.chance(70) {
+            self.faults.clear();
+        }
+        for _ in 0..r.pick(&[0u64, 1, 1, 1, 2, 2, 3]) {
+            let trap = self.trap(&mut r);
+            self.traps.push(trap);
+        }
+        if r.chance(20) {
+            let horizon = self.think_us_max * u64::from(self.steps) * 3 + 5_000;
+            self.faults.push((500 + r.below(horizon), Fault::Cut(r.below(u64::from(n)) as u32)));
+        }
+    }
+
+    fn trap(&self, r: &mut Random) -> Trap {
+        let n = self.rules.world_size;
+        let rank = r.below(u64::from(n)) as u32;
+        let when = if r.chance(60) {
+            When::Result(r.between(1, 5) as u32)
+        } else {
+            When::Midway { epoch_min: r.pick(&[1u64, 1, 2, 2, 3]) }
+        };
+        let victim = (rank + r.pick(&[0, 1, 1, 1, 2, n.div_ceil(2), n - 1])) % n;
+        let fault = match r.below(100) {
+            0..50 => Fault::KillRank(victim),
+            50..70 => Fault::KillRun(victim, r.pick(&[2u32, 2, 3])),
+            70..82 => Fault::KillHost(victim / self.ranks_per_host),
+            82..88 => Fault::Stop(victim),
+            88..95 => Fault::Cut(victim),
+            _ => Fault::RestartCoordinator,
+        };
+        let after_us = r.pick(&[0, 0, 0, self.delay_us_max, self.delay_us_max * 5]);
+        Trap { rank, when, after_us: r.below(after_us + 1), fault }
     }
 
     /// The first, plain draw; seeds kept from it stay what they were.
@@ -168,13 +280,17 @@ impl Scenario {
             split: Vec::new(),
             odd: None,
             unretained: false,
+            traps: Vec::new(),
+            slow_links: SlowLinks::default(),
+            think_us_max: 0,
+            count_min: 0,
         }
     }
 
     /// The same calls with nothing going wrong.
     #[must_use]
     pub fn undisturbed(&self) -> Self {
-        Self { faults: Vec::new(), follow: None, after_release: None, ..self.clone() }
+        Self { faults: Vec::new(), follow: None, after_release: None, traps: Vec::new(), ..self.clone() }
     }
 
     /// World ranks of a communicator.
@@ -255,6 +371,7 @@ impl Scenario {
                 ]);
                 let count = r.pick(&[0u64, 1, 3, 17, 64, 200, 900]);
                 let count = if count > 200 && !r.chance(20) { 33 } else { count };
+                let count = count.max(self.count_min);
                 let able: Vec<Algorithm> = Algorithm::ALL
                     .iter()
                     .copied()
@@ -279,6 +396,9 @@ impl Scenario {
             .collect()
     }
 }
+
+/// Seeds from here on have the widest draw; below it a seed keeps the meaning it had.
+pub const WIDE_FROM: u64 = 100_000_000;
 
 /// The second communicator.
 pub const SECOND: CommId = CommId(1);
