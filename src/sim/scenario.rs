@@ -1,5 +1,7 @@
 //! What one seed draws: the shape of the world, what is called, what goes wrong.
 
+use std::collections::BTreeSet;
+
 use phalanx_core::engine::Retention;
 use phalanx_core::ids::CommId;
 use phalanx_core::policy::{Policy, Rules};
@@ -27,28 +29,25 @@ pub enum Fault {
     Cut(u32),
 }
 
-/// What a rank must have come to before a trap is sprung.
+/// What some rank must come to before a trap is sprung; the first that does so springs it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum When {
-    /// It has got so many results.
+    /// It gets a result and has so many then.
     Result(u32),
-    /// Some op of it has a part of its chunks Final, in this epoch or a later one.
-    Midway {
-        /// The epoch; 2 is the first after a loss.
-        epoch_min: u64,
-    },
+    /// An op of it has a part of its chunks Final.
+    Midway,
 }
 
 /// A fault that strikes when a rank has come to some point.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Trap {
-    /// Whose doing springs it.
-    pub rank: u32,
-    /// What must have happened there.
+    /// What happens.
     pub when: When,
+    /// In this epoch or a later one; 2 is the first after a loss.
+    pub epoch_min: u64,
     /// How much later it strikes.
     pub after_us: u64,
-    /// What strikes.
+    /// What strikes; its rank counts from the rank that sprang the trap.
     pub fault: Fault,
 }
 
@@ -181,19 +180,30 @@ impl Scenario {
         s
     }
 
-    /// Faults that strike where a recovery is thin: what each mutant of the protocol needs to be seen is in here, but
-    /// no more than in any world of several losses.
+    /// More of everything that a thin moment of a recovery is made of: several losses, hosts of several ranks, links
+    /// and programs of unequal speed, faults that wait for what a rank does.
     fn widen(&mut self) {
         let mut r = Random::new(mix(&[self.seed, 10]));
-        let n = self.rules.world_size;
         if r.chance(25) {
             self.rules.policy = Policy::Shrink;
         }
+        if r.chance(30) {
+            self.rules.world_size = self.rules.world_size.max(r.between(5, 8) as u32);
+        }
+        let n = self.rules.world_size;
         if n >= 4 && r.chance(30) {
             self.ranks_per_host = r.pick(&[1u32, 2, 3, 4]);
         }
         if n >= 4 && r.chance(30) {
             self.rules.domains_lost_max = 2;
+        }
+        // What is promised for `f` domains needs more of them.
+        if n.div_ceil(self.ranks_per_host) <= self.rules.domains_lost_max {
+            self.ranks_per_host = 1;
+        }
+        let hosts: BTreeSet<u32> = self.split.iter().map(|k| k.0 / self.ranks_per_host).collect();
+        if hosts.len() <= self.rules.domains_lost_max as usize {
+            self.split.clear();
         }
         self.unretained |= self.rules.policy == Policy::Replace && r.chance(10);
         self.count_min = r.pick(&[0u64, 0, 0, 70, 200]);
@@ -203,8 +213,8 @@ impl Scenario {
         if r.chance(70) {
             self.faults.clear();
         }
-        for _ in 0..r.pick(&[0u64, 1, 1, 1, 2, 2, 3]) {
-            let trap = self.trap(&mut r);
+        for k in 0..r.pick(&[0u64, 1, 1, 1, 2, 2, 3]) {
+            let trap = self.trap(&mut r, k + 1);
             self.traps.push(trap);
         }
         if r.chance(20) {
@@ -213,25 +223,23 @@ impl Scenario {
         }
     }
 
-    fn trap(&self, r: &mut Random) -> Trap {
+    fn trap(&self, r: &mut Random, epoch: u64) -> Trap {
         let n = self.rules.world_size;
-        let rank = r.below(u64::from(n)) as u32;
-        let when = if r.chance(60) {
-            When::Result(r.between(1, 5) as u32)
-        } else {
-            When::Midway { epoch_min: r.pick(&[1u64, 1, 2, 2, 3]) }
-        };
-        let victim = (rank + r.pick(&[0, 1, 1, 1, 2, n.div_ceil(2), n - 1])) % n;
-        let fault = match r.below(100) {
-            0..50 => Fault::KillRank(victim),
-            50..70 => Fault::KillRun(victim, r.pick(&[2u32, 2, 3])),
-            70..82 => Fault::KillHost(victim / self.ranks_per_host),
-            82..88 => Fault::Stop(victim),
-            88..95 => Fault::Cut(victim),
-            _ => Fault::RestartCoordinator,
+        let when = if r.chance(60) { When::Result(r.pick(&[1u32, 1, 2, 3, 5])) } else { When::Midway };
+        let epoch_min = if r.chance(60) { epoch } else { r.between(1, 3) };
+        let far = r.below(u64::from(n)) as u32;
+        let victim = r.pick(&[0, 1, 1, 2, n - 1, far]);
+        let hosts = if self.ranks_per_host > 1 { 40 } else { 0 };
+        let fault = match r.below(100 + hosts) {
+            0..55 => Fault::KillRank(victim),
+            55..75 => Fault::KillRun(victim, r.pick(&[2u32, 2, 3])),
+            75..82 => Fault::Stop(victim),
+            82..92 => Fault::Cut(victim),
+            92..100 => Fault::RestartCoordinator,
+            _ => Fault::KillHost(victim),
         };
         let after_us = r.pick(&[0, 0, 0, self.delay_us_max, self.delay_us_max * 5]);
-        Trap { rank, when, after_us: r.below(after_us + 1), fault }
+        Trap { when, epoch_min, after_us: r.below(after_us + 1), fault }
     }
 
     /// The first, plain draw; seeds kept from it stay what they were.
@@ -291,6 +299,20 @@ impl Scenario {
     #[must_use]
     pub fn undisturbed(&self) -> Self {
         Self { faults: Vec::new(), follow: None, after_release: None, traps: Vec::new(), ..self.clone() }
+    }
+
+    /// The fault of a trap that `rank` sprang.
+    #[must_use]
+    pub fn counted_from(&self, fault: Fault, rank: Rank) -> Fault {
+        let at = |offset: u32| (rank.0 + offset) % self.rules.world_size;
+        match fault {
+            Fault::KillRank(offset) => Fault::KillRank(at(offset)),
+            Fault::KillRun(offset, count) => Fault::KillRun(at(offset), count),
+            Fault::KillHost(offset) => Fault::KillHost(at(offset) / self.ranks_per_host),
+            Fault::Stop(offset) => Fault::Stop(at(offset)),
+            Fault::Cut(offset) => Fault::Cut(at(offset)),
+            Fault::KillSpare(_) | Fault::RestartCoordinator => fault,
+        }
     }
 
     /// World ranks of a communicator.

@@ -52,6 +52,8 @@ struct Member {
     connection: u32,
     /// Its program computes until then and calls nothing.
     busy_until_us: u64,
+    /// Results it had before this turn.
+    completed_before: u32,
     /// What came while it was stopped.
     unread: Vec<Downward>,
 }
@@ -87,6 +89,8 @@ pub struct Outcome {
 
 /// Virtual time after which a run that has not ended hangs (I8).
 const DEADLINE_US: u64 = 60_000_000;
+/// Events at one instant after which nothing but the same will come (I8).
+const STILL_MAX: u64 = 100_000;
 const CONTROL_DELAY_US_MAX: u64 = 300;
 
 struct World {
@@ -99,6 +103,8 @@ struct World {
     events: BinaryHeap<Reverse<(u64, u64, usize)>>,
     slots: Vec<Option<Event>>,
     now_us: u64,
+    /// Events at this instant.
+    still: u64,
     count: u64,
     checks: Checkers,
     trace: u64,
@@ -139,6 +145,7 @@ impl World {
             events: BinaryHeap::new(),
             slots: Vec::new(),
             now_us: 0,
+            still: 0,
             count: 0,
             checks: Checkers::default(),
             trace: scenario.seed,
@@ -195,6 +202,7 @@ impl World {
             down_us: 0,
             connection: 0,
             busy_until_us: 0,
+            completed_before: 0,
             unread: Vec::new(),
         };
         self.members.insert(member, member_state);
@@ -214,6 +222,7 @@ impl World {
 
     fn run(&mut self) {
         while let Some(Reverse((time_us, _, slot))) = self.events.pop() {
+            self.still = if time_us == self.now_us { self.still + 1 } else { 0 };
             self.now_us = time_us;
             self.net.borrow_mut().set_now(time_us);
             if let Some(event) = self.slots[slot].take() {
@@ -227,6 +236,10 @@ impl World {
             self.renew_budget();
             self.check_holders();
             if self.is_over() || !self.checks.violations().is_empty() {
+                break;
+            }
+            if self.still > STILL_MAX {
+                self.checks.report(format!("I8 liveness: time stands still: {:?}", self.coordinator));
                 break;
             }
             if self.now_us > DEADLINE_US {

@@ -20,17 +20,23 @@ impl World {
         let Some(rank) = engine.rank() else { return };
         let midway = |o: &Op| o.posted && !o.done && o.held.count() > 0;
         let is_midway = engine.op_ids().filter_map(|id| engine.op(id)).any(midway);
+        let (epoch, completed) = (engine.epoch().0, m.caller.completed);
+        let has_result = completed > m.completed_before;
         let sprung = |t: &Trap| {
-            t.rank == rank.0
+            epoch >= t.epoch_min
                 && match t.when {
-                    When::Result(results) => m.caller.completed >= results,
-                    When::Midway { epoch_min } => is_midway && engine.epoch().0 >= epoch_min,
+                    When::Result(results) => has_result && completed >= results,
+                    When::Midway => is_midway,
                 }
         };
         let due: Vec<Trap> = self.scenario.traps.extract_if(.., |t| sprung(t)).collect();
+        if let Some(m) = self.members.get_mut(&member) {
+            m.completed_before = completed;
+        }
         for trap in due {
-            self.say(|| format!("{trap:?} is sprung"));
-            self.at(self.now_us + trap.after_us, Event::Fault(trap.fault));
+            self.say(|| format!("{rank} springs {trap:?}"));
+            let fault = self.scenario.counted_from(trap.fault, rank);
+            self.at(self.now_us + trap.after_us, Event::Fault(fault));
         }
     }
 
