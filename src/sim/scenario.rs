@@ -34,6 +34,8 @@ pub enum Fault {
 pub enum When {
     /// It gets a result and has so many then.
     Result(u32),
+    /// It has given the buffer of an op back that another live rank still lacks a part of.
+    Ahead,
     /// An op of it has a part of its chunks Final.
     Midway,
 }
@@ -191,8 +193,8 @@ impl Scenario {
             self.rules.world_size = self.rules.world_size.max(r.between(5, 8) as u32);
         }
         let n = self.rules.world_size;
-        if n >= 4 && r.chance(30) {
-            self.ranks_per_host = r.pick(&[1u32, 2, 3, 4]);
+        if n >= 4 && r.chance(40) {
+            self.ranks_per_host = r.pick(&[2u32, 2, 3, 4]);
         }
         if n >= 4 && r.chance(30) {
             self.rules.domains_lost_max = 2;
@@ -225,18 +227,20 @@ impl Scenario {
 
     fn trap(&self, r: &mut Random, epoch: u64) -> Trap {
         let n = self.rules.world_size;
-        let when = if r.chance(60) { When::Result(r.pick(&[1u32, 1, 2, 3, 5])) } else { When::Midway };
+        let results = r.pick(&[1u32, 1, 2, 3, 5]);
+        let when = r.pick(&[When::Result(results), When::Ahead, When::Ahead, When::Midway]);
         let epoch_min = if r.chance(60) { epoch } else { r.between(1, 3) };
         let far = r.below(u64::from(n)) as u32;
         let victim = r.pick(&[0, 1, 1, 2, n - 1, far]);
-        let hosts = if self.ranks_per_host > 1 { 40 } else { 0 };
+        // What dies together is a host where hosts have several ranks.
+        let hosts = if self.ranks_per_host > 1 { 120 } else { 0 };
         let fault = match r.below(100 + hosts) {
             0..55 => Fault::KillRank(victim),
             55..75 => Fault::KillRun(victim, r.pick(&[2u32, 2, 3])),
             75..82 => Fault::Stop(victim),
             82..92 => Fault::Cut(victim),
             92..100 => Fault::RestartCoordinator,
-            _ => Fault::KillHost(victim),
+            _ => Fault::KillHost(r.pick(&[victim, 1, self.ranks_per_host])),
         };
         let after_us = r.pick(&[0, 0, 0, self.delay_us_max, self.delay_us_max * 5]);
         Trap { when, epoch_min, after_us: r.below(after_us + 1), fault }

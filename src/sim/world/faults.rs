@@ -1,7 +1,7 @@
 //! What goes wrong in a run: faults at a time, after what a member did, at a moment of a recovery.
 
 use phalanx_core::coordinator::{Coordinator, WorldEvent};
-use phalanx_core::engine::Op;
+use phalanx_core::engine::{Engine, Op};
 use phalanx_core::ids::{MemberId, Rank};
 use phalanx_core::view::View;
 use phalanx_core::wire::message::Milestone;
@@ -22,10 +22,12 @@ impl World {
         let is_midway = engine.op_ids().filter_map(|id| engine.op(id)).any(midway);
         let (epoch, completed) = (engine.epoch().0, m.caller.completed);
         let has_result = completed > m.completed_before;
+        let is_ahead = has_result && self.is_ahead(member, engine);
         let sprung = |t: &Trap| {
             epoch >= t.epoch_min
                 && match t.when {
                     When::Result(results) => has_result && completed >= results,
+                    When::Ahead => has_result && is_ahead,
                     When::Midway => is_midway,
                 }
         };
@@ -38,6 +40,13 @@ impl World {
             let fault = self.scenario.counted_from(trap.fault, rank);
             self.at(self.now_us + trap.after_us, Event::Fault(fault));
         }
+    }
+
+    fn is_ahead(&self, member: MemberId, engine: &Engine) -> bool {
+        let others = || self.members.iter().filter(|(id, m)| **id != member && m.alive);
+        let given_back = |o: &&Op| o.released && !o.retained && !o.logged && o.failed.is_none();
+        let mut ops = engine.op_ids().filter_map(|id| engine.op(id)).filter(given_back);
+        ops.any(|op| others().any(|(_, m)| m.executor.engine.op(op.id).is_some_and(|o| !o.done)))
     }
 
     /// The second death of the scenario, once the recovery has got so far.
