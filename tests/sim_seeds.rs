@@ -1,5 +1,4 @@
-//! Seeds of the simulator: those that failed once, and fixed ranges. Fresh ones are for `phalanx sim --seeds A..B` until
-//! the open violations of docs/testing.md are mended: a test here must not fail by chance.
+//! Seeds of the simulator: those that failed once, and fixed ranges. Fresh ones are for `phalanx sim --seeds A..B`.
 
 use phalanx::sim::Scenario;
 use phalanx::sim::sweep::{check, sweep};

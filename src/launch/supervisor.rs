@@ -291,6 +291,10 @@ impl Supervisor {
                 self.respawn();
             }
             WorldEvent::Finished => self.finished = Some(Instant::now()),
+            WorldEvent::Unrecoverable(why) => {
+                tracing::error!(%why, "the run cannot go on");
+                self.end(1);
+            }
             WorldEvent::Fenced(_)
             | WorldEvent::Reached(..)
             | WorldEvent::SpareMissing(_)

@@ -543,6 +543,7 @@ impl World {
             | WorldEvent::Reached(..)
             | WorldEvent::SpareMissing(_)
             | WorldEvent::Finished
+            | WorldEvent::Unrecoverable(_)
             | WorldEvent::SpareReady(_) => {}
         }
     }
@@ -553,7 +554,7 @@ fn part(op: &Op) -> Part {
     let row = op.report();
     let chunks = op.plan.chunks.len() as u32;
     let mut due = Bitmap::empty(chunks);
-    (0..chunks).map(ChunkId).filter(|c| op.is_due(*c)).for_each(|c| due.insert(c));
+    (0..chunks).map(ChunkId).filter(|c| op.plan.is_due(*c, op.place)).for_each(|c| due.insert(c));
     let rank = op.group.get(op.place.index()).copied().unwrap_or_default();
     Part { rank, due, held: row.held.expand(chunks), lost: row.lost.expand(chunks), done: row.done }
 }

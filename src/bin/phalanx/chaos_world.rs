@@ -336,7 +336,7 @@ impl<'a> Run<'a> {
                     complain(&format!("{} was lost and nobody killed it: {}", loss.rank, loss.cause));
                 }
             }
-            WorldEvent::Finished => self.is_finished = true,
+            WorldEvent::Finished | WorldEvent::Unrecoverable(_) => self.is_finished = true,
             WorldEvent::Formed
             | WorldEvent::Fenced(_)
             | WorldEvent::Reached(..)
@@ -444,6 +444,7 @@ impl Strike {
             WorldEvent::Reached(_, _, Milestone::Replayed {}) => "replayed",
             WorldEvent::Reached(_, _, Milestone::Resumed {}) => "resumed",
             WorldEvent::SpareMissing(_) => "no spare",
+            WorldEvent::Unrecoverable(_) => "unrecoverable",
             WorldEvent::SpareReady(_) | WorldEvent::Formed | WorldEvent::Finished => return,
         };
         self.passed.push((name, at_us.saturating_sub(self.at_us) as f64 / 1e3));

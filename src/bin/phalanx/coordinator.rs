@@ -47,8 +47,16 @@ pub fn run(args: Vec<OsString>) -> Result<i32, String> {
     let config = ServerConfig { listen, key: key.clone(), rules, store };
     let server = Server::start(config, move |event, at_ms| {
         tracing::info!(at_ms, ?event, "world");
-        if *event == WorldEvent::Finished {
-            let _ = finished.send(0);
+        match event {
+            WorldEvent::Finished => _ = finished.send(0),
+            WorldEvent::Unrecoverable(_) => _ = finished.send(1),
+            WorldEvent::Formed
+            | WorldEvent::Lost(_)
+            | WorldEvent::Fenced(_)
+            | WorldEvent::Decided(_)
+            | WorldEvent::Reached(..)
+            | WorldEvent::SpareMissing(_)
+            | WorldEvent::SpareReady(_) => {}
         }
     })
     .map_err(|e| e.to_string())?;

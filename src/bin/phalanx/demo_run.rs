@@ -282,6 +282,7 @@ impl Run {
             WorldEvent::Reached(_, _, Reached::Replayed {} | Reached::Resumed {})
             | WorldEvent::Formed
             | WorldEvent::SpareMissing(_)
+            | WorldEvent::Unrecoverable(_)
             | WorldEvent::Finished => {}
         }
     }

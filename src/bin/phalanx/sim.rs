@@ -10,6 +10,9 @@ const USAGE: &str =
 phalanx sim --seed S [--explain] [--json]           run one seed, print what happened
 phalanx sim --mutants [--seeds A..B]                plant each fault, say which checker finds it";
 
+/// So many violations are printed in full.
+const SHOWN: usize = 20;
+
 #[derive(Debug, PartialEq, Eq)]
 struct Asked {
     seeds: Range<u64>,
@@ -93,8 +96,11 @@ fn table(s: &Sweep) -> String {
         s.compared,
         s.violations.len()
     );
-    if let Some((seed, what)) = s.violations.first() {
-        text += &format!("\nfirst: {what}\nreplay: phalanx sim --seed {seed} --explain");
+    for (seed, what) in s.violations.iter().take(SHOWN) {
+        text += &format!("\n{what}\nreplay: phalanx sim --seed {seed} --explain");
+    }
+    if s.violations.len() > SHOWN {
+        text += &format!("\n… and {} more seeds", s.violations.len() - SHOWN);
     }
     text
 }

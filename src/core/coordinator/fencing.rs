@@ -2,6 +2,7 @@
 
 use super::{Coordinator, Downward, Evidence, Loss, MemberId, Phase, Record, Report, WorldEvent, recovery};
 use crate::ids::Rank;
+use crate::recovery::{Overdue, Undecided};
 use crate::wire::message::Decision;
 
 impl Coordinator {
@@ -136,6 +137,7 @@ impl Coordinator {
             | Phase::Finished => self.rules.replace_within_ms == 0,
         };
         let members: Vec<_> = self.known.values().map(|k| k.info.clone()).collect();
+        let left = self.known.iter().filter(|(_, k)| k.left).map(|(member, _)| *member).collect();
         let evidence = Evidence {
             view: &self.view,
             epoch: self.epoch,
@@ -145,17 +147,42 @@ impl Coordinator {
             members: &members,
             last: self.last.as_ref(),
             expired: &self.expired,
+            left: &left,
             rules: &self.rules,
             fall_back,
         };
         match recovery::decide(&evidence) {
             Ok(decision) => self.write_decision(decision),
-            Err(missing) => {
+            Err(Undecided::SpareMissing { seats }) => {
                 if !matches!(self.phase, Phase::Vacant { .. }) {
                     self.phase = Phase::Vacant { since_ms: now_ms };
-                    self.events.push_back(WorldEvent::SpareMissing(missing.seats));
+                    self.events.push_back(WorldEvent::SpareMissing(seats));
                 }
             }
+            Err(Undecided::Overdue(overdue)) => self.put_out(&overdue, now_ms),
+            Err(Undecided::NobodyLeft) => self.give_up(),
+        }
+    }
+
+    /// Others have an op's result and go on; whoever has not even called it in its time is taken for dead.
+    fn put_out(&mut self, Overdue { op, ranks }: &Overdue, now_ms: u64) {
+        let limit = self.rules.op_timeout_ms;
+        let cause =
+            format!("it did not call {op} within {limit} ms, and others have gone on with its result");
+        for rank in ranks {
+            if let Some(member) = self.view.occupant(*rank) {
+                self.declare_lost(member, &cause, now_ms);
+            }
+        }
+    }
+
+    /// More was lost than anything can be made of: whoever is there is told to begin again from outside.
+    fn give_up(&mut self) {
+        let why = "every rank that had the state of the step is lost; start again from a checkpoint";
+        self.phase = Phase::Finished;
+        self.events.push_back(WorldEvent::Unrecoverable(why.to_owned()));
+        for &member in self.known.keys() {
+            self.messages.push_back((member, Downward::Evicted { epoch: self.epoch, cause: why.to_owned() }));
         }
     }
 

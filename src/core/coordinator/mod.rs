@@ -51,6 +51,8 @@ pub enum WorldEvent {
     SpareMissing(u32),
     /// All seated ranks have left.
     Finished,
+    /// Nobody is left who could go on: more was lost than promised. Why, and what to do.
+    Unrecoverable(String),
     /// A spare stands by.
     SpareReady(MemberId),
 }
@@ -350,10 +352,12 @@ impl Coordinator {
         }
     }
 
-    /// Every live seated rank has said good-bye, but for newcomers that would only replay what all others have.
+    /// Every live seated rank has said good-bye, but for newcomers that would only replay what all others have. Where
+    /// all are dead nobody has.
     pub(super) fn is_everybody_done(&self) -> bool {
         let mut seated = self.view.seats.iter().flatten();
-        seated.all(|m| self.catching_up.contains(m) || self.known.get(m).is_none_or(|k| k.left))
+        let anybody = seated.clone().any(|m| self.known.get(m).is_some_and(|k| k.left));
+        anybody && seated.all(|m| self.catching_up.contains(m) || self.known.get(m).is_none_or(|k| k.left))
     }
 
     pub(super) fn finish(&mut self) {

@@ -152,3 +152,20 @@ fn a_new_connection_hears_again_what_was_told_once() {
     };
     assert_eq!((expiries(), expiries()), (1, 1));
 }
+
+/// Found by review: with every rank dead and nobody gone by itself, the run was told finished, and its spares ended as
+/// if it had succeeded.
+#[test]
+fn a_world_whose_ranks_all_died_is_not_finished_but_lost() {
+    let mut world = World::new(2);
+    let spare = world.add(9, None);
+    world.pump(ALL);
+    world.kill(MemberId(1));
+    world.kill(MemberId(2));
+    world.pump(ALL);
+    let events: Vec<_> = std::iter::from_fn(|| world.coordinator.poll_event()).collect();
+    assert!(events.iter().any(|e| matches!(e, WorldEvent::Unrecoverable(_))), "{events:?}");
+    assert!(!events.contains(&WorldEvent::Finished));
+    let is_told = |(m, a): &(MemberId, Action)| *m == spare && matches!(a, Action::Halt { .. });
+    assert!(world.actions.iter().any(is_told), "{:?}", world.actions);
+}

@@ -1,6 +1,6 @@
 //! What the caller asks for: collectives, steps, good-bye.
 
-use super::{Action, CallShape, Comm, Engine, Op, Retention, STATE_COMM, WORLD, nothing_held, op::Steps};
+use super::{Action, CallShape, Comm, Engine, Op, Retention, STATE_COMM, WORLD};
 use crate::error::CallError;
 use crate::ids::{Attempt, CommId, OpId, OpSeq, Rank};
 use crate::policy::Policy;
@@ -33,7 +33,10 @@ impl Engine {
             return Err(CallError::Broken { comm, cause: cause.clone() });
         }
         match recorded {
-            Some((known, _)) if known != spec => return self.post_differs(id, spec, known, rank),
+            Some((known, is_failed)) if known != spec && !is_failed => {
+                return self.post_differs(id, spec, known, rank);
+            }
+            // Whatever is called where the others were given an error gets that error.
             Some(_) => self.claim(id, shape, now_ms),
             None => self.admit(id, spec, shape, now_ms)?,
         }
@@ -70,6 +73,12 @@ impl Engine {
                 op.signature = called.signature();
                 op.posted = true;
                 op.steps.clear();
+                if self.newcomer {
+                    // Its caller has its memory back.
+                    op.done = true;
+                    op.released = true;
+                    op.retained = false;
+                }
             }
             c.next = id.seq.next();
         }
@@ -135,29 +144,7 @@ impl Engine {
         let plan = self.plan(&dense, group.len() as u32, place)?;
         let retained = self.retains(shape);
         let stable = self.comms.get(&id.comm).map_or(OpSeq(0), |c| c.done_below);
-        Ok(Op {
-            id,
-            spec,
-            attempt,
-            place,
-            steps: Steps::new(plan.clone()),
-            held: nothing_held(&plan),
-            plan,
-            group,
-            posted: false,
-            shape,
-            retained,
-            done: false,
-            released: false,
-            failed: None,
-            awaits: Vec::new(),
-            confirmed: std::collections::BTreeSet::new(),
-            stable,
-            posted_ms: 0,
-            overdue: false,
-            logged: false,
-            signature: spec.signature(),
-        })
+        Ok(Op { retained, stable, ..Op::new(id, spec, attempt, group, plan, shape) })
     }
 
     /// Up to this size a copy of the result stands in for the release wait.

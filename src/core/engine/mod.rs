@@ -24,6 +24,7 @@ mod lease;
 pub mod op;
 pub mod phase;
 mod progress;
+mod release;
 mod resume;
 #[cfg(test)]
 mod tests;

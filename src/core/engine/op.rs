@@ -65,6 +65,10 @@ pub struct Op {
     pub awaits: Vec<Rank>,
     /// Those that have.
     pub confirmed: BTreeSet<Rank>,
+    /// Places in `group` to which a repair makes this rank hand on chunks.
+    pub serves: Vec<Rank>,
+    /// Places from which a repair makes it take chunks.
+    pub served_by: Vec<Rank>,
     /// Every op below this is complete at all ranks whose part has come in.
     pub stable: OpSeq,
     /// When it was called.
@@ -122,18 +126,54 @@ impl Steps {
 }
 
 impl Op {
-    /// Whether this rank is due a result of `chunk`.
+    /// A fresh op over `plan`, nothing done yet. `spec` is the caller's, `plan`'s counts in `group`.
     #[must_use]
-    pub fn is_due(&self, chunk: ChunkId) -> bool {
-        let owner = self.plan.chunks[chunk.index()].owner;
-        self.plan.spread.receives(owner, self.place, self.plan.world_size)
+    pub fn new(
+        id: OpId,
+        spec: Spec,
+        attempt: Attempt,
+        group: Vec<Rank>,
+        plan: Arc<Plan>,
+        shape: CallShape,
+    ) -> Self {
+        Self {
+            id,
+            spec,
+            attempt,
+            group,
+            place: plan.rank,
+            steps: Steps::new(Arc::clone(&plan)),
+            held: Bitmap::empty(plan.chunks.len() as u32),
+            plan,
+            posted: false,
+            shape,
+            retained: false,
+            done: false,
+            released: false,
+            failed: None,
+            awaits: Vec::new(),
+            confirmed: BTreeSet::new(),
+            serves: Vec::new(),
+            served_by: Vec::new(),
+            stable: OpSeq(0),
+            posted_ms: 0,
+            overdue: false,
+            logged: false,
+            signature: spec.signature(),
+        }
+    }
+
+    /// World rank `rank` has the whole op.
+    pub fn confirm(&mut self, rank: Rank) {
+        if let Some(place) = self.group.iter().position(|r| *r == rank) {
+            self.confirmed.insert(Rank(place as u32));
+        }
     }
 
     /// Whether every chunk that is due here is Final.
     #[must_use]
     pub fn is_whole(&self) -> bool {
-        self.held.is_full()
-            || (0..self.plan.chunks.len() as u32).map(ChunkId).all(|c| self.held.has(c) || !self.is_due(c))
+        self.held.is_full() || !self.plan.lacks(self.place, &self.held)
     }
 
     /// Bytes of the op's global space.

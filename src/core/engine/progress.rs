@@ -1,8 +1,7 @@
 //! The loop in the middle: which step comes next, and what follows when it is done.
 
 use super::{Action, CommId, Engine, Op, Turn, WORLD};
-use crate::ids::{ChunkId, MemberId, OpId, OpSeq, Rank};
-use crate::plan::residual::release_set;
+use crate::ids::{ChunkId, MemberId, OpId, OpSeq};
 use crate::spec::Collective;
 use crate::wire::message::{Milestone, Upward};
 use crate::wire::{Header, Kind};
@@ -115,60 +114,15 @@ impl Engine {
     }
 
     fn finish(&mut self, id: OpId) {
-        let domains: Vec<_> = (0..self.view.world_size())
-            .map(|r| {
-                if crate::planted!(CountRanks) {
-                    crate::ids::DomainId(r.into())
-                } else {
-                    self.view.domain(Rank(r))
-                }
-            })
-            .collect();
-        let retain_bytes = self.retain_bytes();
-        let lost_max = self.rules.as_ref().map_or(1, |r| r.domains_lost_max);
-        let lost_max = if crate::planted!(ReleaseEarly) { lost_max.saturating_sub(1) } else { lost_max };
-        let view = &self.view;
+        let Some(sets) = self.op(id).map(|op| self.release_sets(op)) else { return };
         let Some(op) = self.comms.get_mut(&id.comm).and_then(|c| c.ops.get_mut(&id.seq)) else { return };
         op.done = true;
-        let mut due = Vec::new();
-        if Self::confirms(op, retain_bytes) {
-            let vacant: Vec<bool> = op.group.iter().map(|r| view.occupant(*r).is_none()).collect();
-            let domain_of: Vec<_> = op.group.iter().map(|r| domains[r.index()]).collect();
-            let n = op.plan.world_size;
-            let (spread, chunks) = (op.plan.spread, &op.plan.chunks);
-            let set = |place| release_set(spread, chunks, place, n, &domain_of, &vacant, lost_max);
-            op.awaits = set(op.place);
-            // Whoever waits for this rank: the relation is not symmetric, so it is asked for every other place.
-            for place in (0..op.group.len() as u32).map(Rank).filter(|p| *p != op.place && !vacant[p.index()])
-            {
-                if set(place).contains(&op.place) {
-                    due.push(op.group[place.index()]);
-                }
-            }
+        op.awaits = sets.awaits;
+        let (early, now) = (&mut self.early_confirms, op.attempt);
+        for (_, _, rank) in early.extract_if(.., |(of, attempt, _)| *of == id && *attempt == now) {
+            op.confirm(rank);
         }
-        let early = &mut self.early_confirms;
-        for (_, _, rank) in early.extract_if(.., |(of, attempt, _)| *of == id && *attempt == op.attempt) {
-            if let Some(place) = op.group.iter().position(|r| *r == rank) {
-                op.confirmed.insert(Rank(place as u32));
-            }
-        }
-        let (op_attempt, signature, stable) = (op.attempt, op.signature, op.stable);
-        for rank in due {
-            if let Some(member) = self.view.occupant(rank) {
-                let header = Header {
-                    kind: Kind::Confirm,
-                    op: id,
-                    attempt: op_attempt,
-                    epoch: self.epoch,
-                    chunk: ChunkId(0),
-                    signature,
-                    payload_bytes: 0,
-                    stable,
-                    checksum: 0,
-                };
-                self.confirms.push_back((member, header));
-            }
-        }
+        self.confirm_to(id, &sets.due);
         self.try_release(id);
         self.after_done(id);
     }
@@ -195,9 +149,7 @@ impl Engine {
             return;
         }
         if let Some(op) = self.op_mut(header.op).filter(|o| o.attempt == header.attempt) {
-            if let Some(place) = op.group.iter().position(|r| *r == rank) {
-                op.confirmed.insert(Rank(place as u32));
-            }
+            op.confirm(rank);
             self.try_release(header.op);
         }
     }

@@ -91,6 +91,9 @@ impl Engine {
             return; // Complete everywhere and forgotten here.
         }
         let place = self.place_in(&d.group);
+        if !known && matches!(d.held.get(place.index()), Some(Holding::Satisfied {})) {
+            return; // Others have it, and this rank's caller was given an error before, or has left.
+        }
         if !known {
             let shape = CallShape { in_place: true, retention: Retention::None };
             let full = self.comms.get(&d.id.comm).map(|c| c.group.clone()).unwrap_or_default();
@@ -181,12 +184,22 @@ impl Engine {
         op.overdue = false;
         op.posted_ms = now_ms;
         match left {
-            Ok(left) => op.steps = Steps::new(Arc::new(left)),
+            Ok(left) => {
+                op.note_hand_on(&left.steps);
+                op.steps = Steps::new(Arc::new(left));
+            }
             // The coordinator judged with the same rules; a plan it could not make is a verdict it would not give.
             Err(error) => panic!("{} on {}: the verdict is repair, but {error}", d.id, op.place),
         }
-        let reopened = op.done && !op.is_whole();
+        let (done, reopened) = (op.done, op.done && !op.is_whole());
         assert!(!reopened || op.released, "{}: done, not whole and not released", d.id);
+        if done {
+            // The view is another one, and there is more to hand on.
+            let sets = self.op(d.id).map(|op| self.release_sets(op));
+            if let (Some(op), Some(sets)) = (self.op_mut(d.id), sets) {
+                op.awaits = sets.awaits;
+            }
+        }
     }
 
     /// The whole plan of an op over the decision's contributor set.
@@ -200,10 +213,6 @@ impl Engine {
     fn run_again(&mut self, d: &OpDecision, place: Rank, now_ms: u64) {
         let Some(plan) = self.plan_over(d, place) else { return };
         let Some(op) = self.op_mut(d.id) else { return };
-        if op.attempt == d.attempt && op.group == d.group {
-            // Acted on already; another fence came before the end. Nothing of it is Final anywhere, or it were kept.
-            op.held = super::nothing_held(&plan);
-        }
         let spoiled = op.posted && op.shape.in_place;
         op.attempt = d.attempt;
         op.group.clone_from(&d.group);
@@ -215,6 +224,7 @@ impl Engine {
         op.stable = OpSeq(0);
         op.awaits.clear();
         op.confirmed.clear();
+        op.note_hand_on(&[]);
         // The deadline runs anew: told again at once, an op that is repaired after it would be fenced for ever.
         op.overdue = false;
         op.posted_ms = now_ms;
@@ -288,35 +298,14 @@ impl Engine {
             || Bitmap::full(plan.chunks.len() as u32),
             |(_, h)| h.expand(plan.chunks.len() as u32),
         );
-        let plan = Arc::new(plan);
         let posted = if mine.is_some() {
             self.step.asked && self.step.state_bytes == state.bytes
         } else {
             self.step.open && !self.step.state_gone && self.step.committed == state.committed
         };
-        let op = Op {
-            id,
-            spec: plan.spec,
-            attempt: Attempt(0),
-            group: (0..self.view.world_size()).map(Rank).collect(),
-            place: rank,
-            steps: Steps::new(Arc::clone(&plan)),
-            held,
-            signature: plan.spec.signature(),
-            plan,
-            posted,
-            shape: CallShape { in_place: true, retention: Retention::None },
-            retained: false,
-            done: false,
-            released: false,
-            failed: None,
-            awaits: Vec::new(),
-            confirmed: BTreeSet::new(),
-            stable: OpSeq(0),
-            posted_ms: 0,
-            overdue: false,
-            logged: false,
-        };
+        let shape = CallShape { in_place: true, retention: Retention::None };
+        let group = (0..self.view.world_size()).map(Rank).collect();
+        let op = Op { held, posted, ..Op::new(id, plan.spec, Attempt(0), group, Arc::new(plan), shape) };
         if mine.is_some() && self.step.asked && !posted {
             let (here, there) = (self.step.state_bytes, state.bytes);
             self.halt(&format!("its state regions hold {here} bytes, the survivors' {there}"));
@@ -331,13 +320,7 @@ impl Engine {
 
 /// Whether the rank at `place` with these holdings lacks something it is due.
 fn lacks(plan: &Plan, held: &Holding, place: Rank) -> bool {
-    if matches!(held, Holding::Satisfied {}) {
-        return false;
-    }
-    let has = held.expand(plan.chunks.len() as u32);
-    plan.chunks.iter().enumerate().any(|(k, chunk)| {
-        plan.spread.receives(chunk.owner, place, plan.world_size) && !has.has(ChunkId(k as u32))
-    })
+    !matches!(held, Holding::Satisfied {}) && plan.lacks(place, &held.expand(plan.chunks.len() as u32))
 }
 
 fn state_plan(state: &StateDecision, rank: Rank, world_size: u32, chunk_bytes: u64) -> Plan {

@@ -2,10 +2,13 @@
 
 use super::*;
 use crate::engine::op::Retention;
-use crate::ids::{Attempt, DomainId};
+use crate::ids::{Attempt, ChunkId, DomainId};
 use crate::policy::Policy;
 use crate::spec::{Algorithm, Collective, Dtype, ReduceOp};
-use crate::wire::message::{CommDecision, Decision, Downward, Holding, OpDecision, VERSION, Verdict};
+use crate::wire::Kind;
+use crate::wire::message::{
+    CommDecision, Decision, Downward, FailCause, Holding, OpDecision, VERSION, Verdict,
+};
 
 fn info(member: u64) -> MemberInfo {
     MemberInfo {
@@ -81,6 +84,34 @@ fn fence(engine: &mut Engine, epoch: u64) {
     engine.handle_revoked();
 }
 
+fn confirm(engine: &mut Engine, id: OpId, from: MemberId) {
+    let op = engine.op(id).unwrap();
+    let header = Header { epoch: engine.epoch(), ..engine.header(op, Kind::Confirm, ChunkId(0), 0) };
+    engine.handle_confirm(from, &header);
+}
+
+/// Takes rank 0 of four in the second view, with state to come from nobody and one op decided.
+fn newcomer_with_an_op(verdict: impl Fn(OpId) -> Verdict) -> (Engine, OpId, Spec) {
+    let (_, id, spec) = with_an_op();
+    let mut engine = Engine::new(info(9), 0);
+    let mut rules = Rules::new(4, Policy::Replace);
+    rules.chunk_bytes_max = 64;
+    engine.handle_message(Downward::Welcome { version: VERSION, rules }, 0);
+    engine.handle_begin(0).unwrap();
+    let held = [Holding::Nothing {}, Holding::Everything {}, Holding::Everything {}, Holding::Everything {}];
+    let op = OpDecision { verdict: verdict(id), ..repair(id, spec, held) };
+    let Downward::Decide { mut decision } = decision(2, &[Some(9), Some(2), Some(3), Some(4)], vec![op])
+    else {
+        unreachable!()
+    };
+    decision.newcomers = vec![Rank(0)];
+    fence(&mut engine, 2);
+    engine.handle_message(Downward::Decide { decision }, 0);
+    assert!(engine.is_newcomer() || engine.phase() == Phase::Steady);
+    while engine.poll_action().is_some() {}
+    (engine, id, spec)
+}
+
 fn repair(id: OpId, spec: Spec, held: [Holding; 4]) -> OpDecision {
     OpDecision {
         id,
@@ -105,7 +136,61 @@ fn an_op_is_not_released_before_its_last_send_after_a_fence() {
     engine.handle_message(decision(2, &[Some(1), None, None, Some(4)], vec![repair(id, spec, held)]), 0);
     assert_eq!(completes(&mut engine), 0, "released with sends to r3 pending");
     assert!(run_steps(&mut engine, id) > 0, "r3 is to be served");
-    assert_eq!(completes(&mut engine), 1, "through with its sends, and nobody left to wait for");
+    // Found by review: whom it waits for was settled before the fence, by the view of then.
+    assert_eq!(completes(&mut engine), 0, "released before the one it served has confirmed");
+    confirm(&mut engine, id, MemberId(4));
+    assert_eq!(completes(&mut engine), 1, "through with its sends, and confirmed");
+}
+
+/// Found by review: a head is served by the lowest holder, which need not wait for it by rule R2; a fence between the
+/// send and its arrival found the chunk nowhere.
+#[test]
+fn whoever_hands_a_chunk_on_keeps_it_until_its_taker_confirms() {
+    let (mut engine, id, spec) = with_an_op();
+    run_steps(&mut engine, id);
+    completes(&mut engine);
+    fence(&mut engine, 2);
+    // Rank 3 is the head of some chunks' paths, and above rank 0 on all others: rank 0 waits for 1 and 2 alone.
+    let held = [Holding::Everything {}, Holding::Everything {}, Holding::Everything {}, Holding::Nothing {}];
+    let seats = [Some(1), Some(2), Some(3), Some(9)];
+    engine.handle_message(decision(2, &seats, vec![repair(id, spec, held)]), 0);
+    assert!(run_steps(&mut engine, id) > 0, "rank 0 is the lowest holder");
+    assert_eq!(completes(&mut engine), 0, "released before rank 3 has confirmed");
+    confirm(&mut engine, id, MemberId(9));
+    assert_eq!(completes(&mut engine), 1);
+}
+
+/// Found by review: a newcomer's caller got its memory back with the error, but the op went on to write there.
+#[test]
+fn a_replay_that_differs_ends_with_a_typed_error_and_moves_nothing() {
+    let (mut engine, id, spec) = newcomer_with_an_op(|_| Verdict::Repair {});
+    let other = Spec { count: spec.count + 1, ..spec };
+    let shape = CallShape { in_place: true, retention: Retention::ByReference };
+    engine.handle_post(WORLD, other, shape, 0).unwrap();
+    assert_eq!(run_steps(&mut engine, id), 0);
+    let ended = std::iter::from_fn(|| engine.poll_action()).any(
+        |a| matches!(a, Action::Complete { outcome: Err(OpError::ReplayMismatch { .. }), op } if op == id),
+    );
+    assert!(ended);
+    let op = engine.op(id).unwrap();
+    assert!(op.done && op.released && !op.retained, "{op:?}");
+}
+
+/// Found by review: where the others were given an error a newcomer was told that its replay differs.
+#[test]
+fn whatever_a_newcomer_calls_where_the_others_failed_fails_alike() {
+    let cause = FailCause::Expired { missing: vec![Rank(2)] };
+    let (mut engine, id, spec) = newcomer_with_an_op(|_| Verdict::Fail { cause: cause.clone() });
+    let other = Spec { count: spec.count + 1, ..spec };
+    let shape = CallShape { in_place: true, retention: Retention::None };
+    engine.handle_post(WORLD, other, shape, 0).unwrap();
+    let ends: Vec<_> = std::iter::from_fn(|| engine.poll_action())
+        .filter_map(|a| if let Action::Complete { outcome, .. } = a { Some(outcome) } else { None })
+        .collect();
+    assert!(
+        matches!(&ends[..], [Err(OpError::Failed { cause: c, op, .. })] if *c == cause && *op == id),
+        "{ends:?}"
+    );
 }
 
 /// Found by review: a repaired op past its deadline was told overdue again in the same turn, and fenced for ever.

@@ -5,6 +5,7 @@
 //! ([`verify`]). A partial sum lives in a slot or in scratch, never in the caller's buffer (rule R1 of the
 //! protocol): a chunk of the caller's buffer changes once, from Input to Final.
 
+use crate::bitmap::Bitmap;
 use crate::ids::{ChunkId, Rank};
 use crate::spec::{Algorithm, Spec};
 
@@ -138,6 +139,28 @@ pub struct Plan {
     pub spread: Spread,
     /// The steps of this rank, in order.
     pub steps: Vec<Step>,
+}
+
+impl Plan {
+    /// Whether `rank` ends with a result of `chunk`.
+    ///
+    /// # Panics
+    /// When the plan has no such chunk.
+    #[must_use]
+    pub fn is_due(&self, chunk: ChunkId, rank: Rank) -> bool {
+        self.spread.receives(self.chunks[chunk.index()].owner, rank, self.world_size)
+    }
+
+    /// Whether `rank`, which holds these chunks as Final, is due another one.
+    ///
+    /// # Panics
+    /// When `held` is not of this plan's chunks.
+    #[must_use]
+    pub fn lacks(&self, rank: Rank, held: &Bitmap) -> bool {
+        assert_eq!(held.len() as usize, self.chunks.len(), "a ledger of another op");
+        let mut open = (0..held.len()).map(ChunkId).filter(|chunk| !held.has(*chunk));
+        open.any(|chunk| self.is_due(chunk, rank))
+    }
 }
 
 /// Builds the plan of `rank`; see [`crate::algorithms`].

@@ -6,7 +6,8 @@
 //! rank takes it from its nearest live ancestor on the chunk's path, whether that one held it from the start or takes
 //! it first itself. A lacking *head*, a rank with no live ancestor (the owner, or a rank whose ancestors are all
 //! vacant), takes it from the lowest live rank that holds it: any holder may serve a head, the lowest is a choice that
-//! all ranks make alike.
+//! all ranks make alike. A rank that was released with all it is due, and holds the chunk no longer, is passed over
+//! like a vacant one: it can neither take it nor hand it on.
 //!
 //! **Reduce again** (phase R): a chunk that nobody holds is still Input everywhere, so the plan's own steps for it run
 //! again, which gives the same association and the same bits. A rank that is vacant has no input: then the op needs
@@ -20,6 +21,8 @@
 //! `slots` places ahead of it on the link. Leaving out all steps of some chunks at all ranks brings messages of a
 //! link nearer together, never farther apart, so each remaining wait is implied by waits of the whole plan, which
 //! has no cycle. In sequence: on every link the messages of phase H come first, so no step of H waits for one of R.
+
+use std::borrow::Cow;
 
 use crate::bitmap::Bitmap;
 use crate::ids::{ChunkId, DomainId, Rank};
@@ -55,30 +58,44 @@ pub enum ResidualError {
     },
 }
 
-/// The paths of an op with the vacant ranks left out.
+/// The paths of an op with some ranks left out: the vacant ones, and for one chunk those that [`away`] names.
 #[derive(Clone, Copy)]
 pub(crate) struct Paths<'a> {
     pub(crate) spread: Spread,
     pub(crate) world_size: u32,
-    pub(crate) vacant: &'a [bool],
+    pub(crate) away: &'a [bool],
+}
+
+/// Who has no part in handing on `chunk`: vacant ranks, and satisfied ones that do not hold it.
+pub(crate) fn away<'a>(
+    chunk: ChunkId,
+    holdings: &[Bitmap],
+    satisfied: &[bool],
+    vacant: &'a [bool],
+) -> Cow<'a, [bool]> {
+    let passes = |i: usize| satisfied[i] && !holdings[i].has(chunk);
+    if !(0..vacant.len()).any(passes) {
+        return Cow::Borrowed(vacant);
+    }
+    vacant.iter().enumerate().map(|(i, v)| *v || passes(i)).collect()
 }
 
 impl Paths<'_> {
-    fn is_vacant(&self, rank: Rank) -> bool {
-        self.vacant.get(rank.index()).copied().unwrap_or(false)
+    fn is_away(&self, rank: Rank) -> bool {
+        self.away.get(rank.index()).copied().unwrap_or(false)
     }
 
-    /// The nearest live rank above `rank`.
+    /// The nearest rank above `rank` that takes part.
     fn parent(&self, owner: Rank, rank: Rank) -> Option<Rank> {
-        self.spread.ancestors(owner, rank, self.world_size).find(|&above| !self.is_vacant(above))
+        self.spread.ancestors(owner, rank, self.world_size).find(|&above| !self.is_away(above))
     }
 
-    /// `ranks` with each vacant one replaced by the live ranks just below it.
+    /// `ranks` with each one that is away replaced by those just below it that are not.
     fn live(&self, owner: Rank, mut ranks: Vec<Rank>) -> Vec<Rank> {
         let mut out = Vec::new();
         ranks.reverse();
         while let Some(rank) = ranks.pop() {
-            if self.is_vacant(rank) {
+            if self.is_away(rank) {
                 ranks.extend(self.spread.children(owner, rank, self.world_size).into_iter().rev());
             } else {
                 out.push(rank);
@@ -130,7 +147,7 @@ pub(crate) fn lowest_holder(
     chunk: ChunkId,
 ) -> Option<Rank> {
     let serves = |rank: &Rank| paths.spread != Spread::Single || *rank == owner;
-    let holds = |rank: &Rank| !paths.is_vacant(*rank) && holdings[rank.index()].has(chunk);
+    let holds = |rank: &Rank| !paths.is_away(*rank) && holdings[rank.index()].has(chunk);
     (0..paths.world_size).map(Rank).find(|rank| holds(rank) && serves(rank))
 }
 
@@ -148,15 +165,14 @@ pub fn residual(
     vacant: &[bool],
 ) -> Result<Plan, ResidualError> {
     check(plan, holdings, satisfied, vacant)?;
-    let paths = Paths { spread: plan.spread, world_size: plan.world_size, vacant };
     let mut again = Bitmap::empty(plan.chunks.len() as u32);
     let mut steps = Vec::new();
     for (i, chunk) in plan.chunks.iter().enumerate() {
         let id = ChunkId(i as u32);
-        let lacks = |rank: &Rank| {
-            let due = plan.spread.receives(chunk.owner, *rank, plan.world_size);
-            due && !vacant[rank.index()] && !satisfied[rank.index()] && !holdings[rank.index()].has(id)
-        };
+        let away = away(id, holdings, satisfied, vacant);
+        let paths = Paths { spread: plan.spread, world_size: plan.world_size, away: &away };
+        let lacks =
+            |rank: &Rank| !paths.is_away(*rank) && !holdings[rank.index()].has(id) && plan.is_due(id, *rank);
         if !(0..plan.world_size).map(Rank).any(|rank| lacks(&rank)) {
             continue;
         }
@@ -200,7 +216,7 @@ fn hand_on(
     lacks: impl Fn(&Rank) -> bool,
     steps: &mut Vec<Step>,
 ) {
-    if paths.spread == Spread::Single {
+    if paths.spread == Spread::Single || paths.is_away(me) {
         return;
     }
     if lacks(&me)
@@ -242,7 +258,7 @@ pub fn release_set(
 ) -> Vec<Rank> {
     let ranks = world_size as usize;
     assert!(domain_of.len() >= ranks && vacant.len() >= ranks, "a table is shorter than {ranks} ranks");
-    let paths = Paths { spread, world_size, vacant };
+    let paths = Paths { spread, world_size, away: vacant };
     let mut wanted = vec![false; ranks];
     let mut seen = vec![false; ranks];
     for owner in chunks.iter().map(|chunk| chunk.owner) {
@@ -251,7 +267,7 @@ pub fn release_set(
         }
         let mut add = |found: Vec<Rank>| found.iter().for_each(|r| wanted[r.index()] = true);
         match spread {
-            Spread::Single => add((0..world_size).map(Rank).filter(|r| !paths.is_vacant(*r)).collect()),
+            Spread::Single => add((0..world_size).map(Rank).filter(|r| !paths.is_away(*r)).collect()),
             Spread::Chain => {
                 add(paths.reach(owner, paths.children(owner, rank), domain_of, domains_lost_max))
             }

@@ -63,15 +63,24 @@ fn legal(plans: &[Plan], gone: &[bool], dice: &mut Dice) -> Vec<Bitmap> {
 }
 
 fn prove(plans: &[Plan], held: &[Bitmap], vacant: &[bool]) -> Result<(), ResidualError> {
+    prove_without(plans, held, &vec![false; held.len()], vacant)
+}
+
+fn prove_without(
+    plans: &[Plan],
+    held: &[Bitmap],
+    satisfied: &[bool],
+    vacant: &[bool],
+) -> Result<(), ResidualError> {
     let part = |plan: &Plan| {
         if vacant[plan.rank.index()] {
             Ok(Plan { steps: Vec::new(), ..plan.clone() })
         } else {
-            residual(plan, held, &vec![false; held.len()], vacant)
+            residual(plan, held, satisfied, vacant)
         }
     };
     let rest = plans.iter().map(part).collect::<Result<Vec<_>, _>>()?;
-    let initial = Initial { held: held.to_vec(), vacant: vacant.to_vec() };
+    let initial = Initial { held: held.to_vec(), vacant: vacant.to_vec(), satisfied: satisfied.to_vec() };
     verify(&rest, slots(plans[0].spec.algorithm), &initial).unwrap_or_else(|fault| {
         panic!("{fault}\nheld {held:?}\nvacant {vacant:?}\n{}", crate::plan::table(&rest));
     });
@@ -125,6 +134,27 @@ proptest! {
         } else {
             prop_assert_eq!(outcome, Ok(()));
         }
+    }
+
+    #[test]
+    fn whoever_was_released_and_keeps_nothing_is_passed_over(
+        which in 0usize..64, n in 2u32..=12, root: u32, per_segment in 0u64..4, vacate: bool, seed: u64,
+    ) {
+        let plans = plans(which, n, root, per_segment);
+        prop_assume!(plans[0].spread != Spread::Single);
+        let mut dice = Dice(seed);
+        let chunks = plans[0].chunks.len() as u32;
+        let keeper = dice.below(u64::from(n)) as usize;
+        let mut vacant = vec![false; n as usize];
+        if vacate { vacant[dice.below(u64::from(n)) as usize] = true; }
+        vacant[keeper] = false;
+        let satisfied: Vec<bool> = (0..n as usize).map(|r| !vacant[r] && dice.below(3) == 0).collect();
+        let mut held = vec![Bitmap::empty(chunks); n as usize];
+        held[keeper] = Bitmap::full(chunks);
+        for (rank, id) in (0..n as usize).flat_map(|r| (0..chunks).map(move |c| (r, ChunkId(c)))) {
+            if !vacant[rank] && dice.below(4) == 0 { held[rank].insert(id); }
+        }
+        prop_assert_eq!(prove_without(&plans, &held, &satisfied, &vacant), Ok(()));
     }
 
     #[test]

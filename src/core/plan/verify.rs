@@ -4,13 +4,14 @@
 //! are equal numbers. Links are in order and have a fixed number of slots; a send into a full link waits. Such a system
 //! is deterministic: which rank runs next changes neither the values nor whether it gets stuck, so one run proves all.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
 use crate::bitmap::Bitmap;
 use crate::ids::{ChunkId, Rank};
 use crate::plan::leaves::fold_canonical;
-use crate::plan::residual::{Paths, lowest_holder};
+use crate::plan::residual::{self, Paths, lowest_holder};
 use crate::plan::{Chunk, Order, Place, Plan, Spread, Step, Target};
 use crate::spec::{Collective, Spec};
 
@@ -21,6 +22,8 @@ pub struct Initial {
     pub held: Vec<Bitmap>,
     /// Ranks with nobody in them: they have no steps, get nothing and give nothing.
     pub vacant: Vec<bool>,
+    /// Ranks that were released with all they are due: they take nothing, and hand on only what they hold.
+    pub satisfied: Vec<bool>,
 }
 
 impl Initial {
@@ -28,7 +31,12 @@ impl Initial {
     #[must_use]
     pub fn fresh(world_size: u32, chunks: u32) -> Self {
         let ranks = world_size as usize;
-        Self { held: vec![Bitmap::empty(chunks); ranks], vacant: vec![false; ranks] }
+        let none = vec![false; ranks];
+        Self { held: vec![Bitmap::empty(chunks); ranks], vacant: none.clone(), satisfied: none }
+    }
+
+    fn away(&self, chunk: ChunkId) -> Cow<'_, [bool]> {
+        residual::away(chunk, &self.held, &self.satisfied, &self.vacant)
     }
 }
 
@@ -235,7 +243,7 @@ fn shape(plans: &[Plan], first: &Plan, initial: &Initial) -> Result<(), Fault> {
             return fault("spec, chunks or spread differ from rank 0's");
         }
         let known = initial.held.get(i).map(Bitmap::len) == Some(plan.chunks.len() as u32);
-        if !known || initial.vacant.len() != ranks {
+        if !known || initial.vacant.len() != ranks || initial.satisfied.len() != ranks {
             return fault("the initial state is not of this op");
         }
         if initial.vacant[i] && !plan.steps.is_empty() {

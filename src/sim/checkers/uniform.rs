@@ -39,6 +39,10 @@ impl Uniform {
     /// owner, and the communicator with it. Partials kept before the owner would save it; they are not built yet
     /// (docs/testing.md, what is not covered).
     pub(super) fn decided(&mut self, decision: &Decision) {
+        // A communicator that no survivor knows begins anew with its newcomers: it has no history to repeat.
+        let lives_on = |op: &OpId| decision.comms.iter().any(|c| c.comm == op.comm);
+        self.bits.retain(|(op, ..), _| lives_on(op));
+        self.verdicts.retain(|op, _| lives_on(op));
         for op in &decision.ops {
             let single = matches!(op.spec.collective, Collective::Reduce | Collective::ReduceScatter);
             if single && matches!(op.verdict, Verdict::Fail { cause: FailCause::Unrecoverable { .. } }) {

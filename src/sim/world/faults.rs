@@ -62,6 +62,7 @@ impl World {
             | WorldEvent::Reached(..)
             | WorldEvent::SpareMissing(_)
             | WorldEvent::Finished
+            | WorldEvent::Unrecoverable(_)
             | WorldEvent::SpareReady(_) => false,
         };
         if now {

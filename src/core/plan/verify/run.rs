@@ -67,7 +67,6 @@ pub(super) struct World<'a> {
     initial: &'a Initial,
     chunks: &'a [Chunk],
     world_size: u32,
-    paths: Paths<'a>,
     lowest: Vec<Option<Rank>>,
     terms: Terms,
     agreed: Vec<Option<Term>>,
@@ -79,12 +78,15 @@ pub(super) struct World<'a> {
 impl<'a> World<'a> {
     pub(super) fn new(plans: &'a [Plan], slots: usize, initial: &'a Initial) -> Self {
         let (first, world_size) = (&plans[0], plans.len() as u32);
-        let paths = Paths { spread: first.spread, world_size, vacant: &initial.vacant };
         let mut terms = Terms::new(world_size);
         let settled = terms.held();
         let lowest: Vec<_> = (0u32..)
             .zip(&first.chunks)
-            .map(|(i, c)| lowest_holder(&paths, &initial.held, c.owner, ChunkId(i)))
+            .map(|(i, c)| {
+                let away = initial.away(ChunkId(i));
+                let paths = Paths { spread: first.spread, world_size, away: &away };
+                lowest_holder(&paths, &initial.held, c.owner, ChunkId(i))
+            })
             .collect();
         let outputs = |held: &Bitmap| {
             (0..first.chunks.len() as u32)
@@ -106,7 +108,6 @@ impl<'a> World<'a> {
             initial,
             chunks: &first.chunks,
             world_size,
-            paths,
             agreed: lowest.iter().map(|l| l.map(|_| settled)).collect(),
             lowest,
             terms,
@@ -309,8 +310,11 @@ impl<'a> World<'a> {
     /// A Final arrives from above.
     fn receive(&mut self, at: At, from: Rank, value: Value) -> Result<(), Fault> {
         let owner = self.chunks[at.chunk.index()].owner;
-        let wanted = self.paths.server(owner, at.rank, self.lowest[at.chunk.index()]);
-        if wanted != Some(from) || self.paths.spread == Spread::Single {
+        let away = self.initial.away(at.chunk);
+        let spread = self.plans[0].spread;
+        let paths = Paths { spread, world_size: self.world_size, away: &away };
+        let wanted = paths.server(owner, at.rank, self.lowest[at.chunk.index()]);
+        if wanted != Some(from) || spread == Spread::Single {
             return Err(Fault::OffPath { at, from, wanted });
         }
         self.settle(at, value)
@@ -368,13 +372,13 @@ impl<'a> World<'a> {
     fn complete(&self) -> Result<(), Fault> {
         let spec = &self.plans[0].spec;
         for (rank, seat) in (0..self.world_size).map(Rank).zip(&self.seats) {
-            if self.initial.vacant[rank.index()] {
+            if self.initial.vacant[rank.index()] || self.initial.satisfied[rank.index()] {
                 continue;
             }
             let (start, len) = spec.output_range(rank, self.world_size);
             for (i, chunk) in self.chunks.iter().enumerate() {
                 let inside = chunk.len > 0 && start <= chunk.start && chunk.start < start + len;
-                let wants = inside || self.paths.spread.receives(chunk.owner, rank, self.world_size);
+                let wants = inside || self.plans[0].is_due(ChunkId(i as u32), rank);
                 if wants && seat.outputs[i].is_none() {
                     return Err(Fault::NotFinal { rank, chunk: ChunkId(i as u32) });
                 }

@@ -10,12 +10,17 @@ use crate::bitmap::Bitmap;
 use crate::ids::{Attempt, CommId, Epoch, MemberId, OpId, OpSeq, Rank};
 use crate::plan::{self, Plan};
 use crate::policy::{Policy, Rules};
-use crate::spec::{Collective, Spec};
 use crate::view::View;
 use crate::wire::message::{
     CommDecision, CommReport, Decision, FailCause, Holding, Loss, OpDecision, OpReport, Report,
     StateDecision, Verdict,
 };
+
+#[cfg(test)]
+mod tests;
+mod verdict;
+
+use verdict::{Case, Part};
 
 /// Everything a decision depends on.
 #[derive(Debug)]
@@ -36,24 +41,48 @@ pub struct Evidence<'a> {
     pub last: Option<&'a Decision>,
     /// Ops whose deadline is over.
     pub expired: &'a BTreeSet<OpId>,
+    /// Members that have said good-bye: they call nothing any more.
+    pub left: &'a BTreeSet<MemberId>,
     /// What everybody agreed on.
     pub rules: &'a Rules,
     /// The time to wait for spares is over.
     pub fall_back: bool,
 }
 
-/// A vacant seat and nobody to take it: wait for a spare, or decide with `fall_back`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SpareMissing {
-    /// Seats without a taker.
-    pub seats: u32,
+/// Why there is no decision yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Undecided {
+    /// A vacant seat and nobody to take it: wait for a spare, or decide with `fall_back`.
+    SpareMissing {
+        /// Seats without a taker.
+        seats: u32,
+    },
+    /// Live ranks that hold up what others have gone on with: declare them lost, and fence again.
+    Overdue(Overdue),
+    /// Nobody is left who has the step's state and the ops' results: the run is at its end.
+    NobodyLeft,
+}
+
+/// Ranks that let an op's deadline pass without a call, though another rank has its result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Overdue {
+    /// The op.
+    pub op: OpId,
+    /// Who has not called it.
+    pub ranks: Vec<Rank>,
 }
 
 /// The next view and what becomes of every op.
 ///
 /// # Errors
-/// When `Replace` needs a spare that is not there yet.
-pub fn decide(evidence: &Evidence<'_>) -> Result<Decision, SpareMissing> {
+/// When `Replace` needs a spare that is not there yet; when a live rank must be declared lost first; when nobody is
+/// left who could be followed.
+pub fn decide(evidence: &Evidence<'_>) -> Result<Decision, Undecided> {
+    // A newcomer that waits for its state has nothing that another could take.
+    let has_state = |report: &Report| report.step.state_held.is_none();
+    if !evidence.reports.values().any(has_state) {
+        return Err(Undecided::NobodyLeft);
+    }
     let policy = policy_now(evidence);
     let (view, reseated) = reseat(evidence, policy)?;
     let survivors: BTreeMap<Rank, &Report> = evidence
@@ -73,7 +102,8 @@ pub fn decide(evidence: &Evidence<'_>) -> Result<Decision, SpareMissing> {
         let mut broken = judge.standing_failure(comm, &group);
         let mut failed = false;
         for seq in judge.op_seqs(comm, step_first) {
-            let decision = judge.op(OpId { comm, seq }, &group, broken.as_ref(), failed);
+            let decision =
+                judge.op(OpId { comm, seq }, &group, broken.as_ref(), failed).map_err(Undecided::Overdue)?;
             if let Verdict::Fail { cause } = &decision.verdict {
                 failed = true;
                 // A rank that is given an error calls something else from there on, or nothing: the common order is
@@ -106,7 +136,7 @@ fn policy_now(evidence: &Evidence<'_>) -> Policy {
 }
 
 /// Seats the spares, or leaves seats vacant; who sits newly.
-fn reseat(evidence: &Evidence<'_>, policy: Policy) -> Result<(View, BTreeSet<Rank>), SpareMissing> {
+fn reseat(evidence: &Evidence<'_>, policy: Policy) -> Result<(View, BTreeSet<Rank>), Undecided> {
     let mut view = View {
         epoch: evidence.epoch,
         seats: evidence.view.seats.clone(),
@@ -136,7 +166,7 @@ fn reseat(evidence: &Evidence<'_>, policy: Policy) -> Result<(View, BTreeSet<Ran
             None => missing += 1,
         }
     }
-    if missing > 0 { Err(SpareMissing { seats: missing }) } else { Ok((view, reseated)) }
+    if missing > 0 { Err(Undecided::SpareMissing { seats: missing }) } else { Ok((view, reseated)) }
 }
 
 struct Judge<'a> {
@@ -146,17 +176,6 @@ struct Judge<'a> {
     reseated: &'a BTreeSet<Rank>,
     survivors: &'a BTreeMap<Rank, &'a Report>,
     committed: u64,
-}
-
-/// What one rank brings to one op.
-struct Part<'a> {
-    rank: Rank,
-    live: bool,
-    record: Option<&'a OpReport>,
-    /// Had all it is due: it lacks nothing, whatever it holds now.
-    satisfied: bool,
-    held: Bitmap,
-    lost: Bitmap,
 }
 
 impl Judge<'_> {
@@ -233,7 +252,7 @@ impl Judge<'_> {
         comm_group: &[Rank],
         broken: Option<&FailCause>,
         failed_before: bool,
-    ) -> OpDecision {
+    ) -> Result<OpDecision, Overdue> {
         let records: Vec<(Rank, &OpReport)> = self
             .comm_reports(id.comm)
             .filter_map(|(rank, _, c)| Some((rank, c.ops.iter().find(|o| o.seq == id.seq)?)))
@@ -241,7 +260,7 @@ impl Judge<'_> {
         let decided = self.evidence.last.and_then(|l| l.ops.iter().find(|o| o.id == id));
         if let Some(failed) = decided.filter(|d| matches!(d.verdict, Verdict::Fail { .. })) {
             // An error binds like an attempt does: somebody may have been given it.
-            return failed.clone();
+            return Ok(failed.clone());
         }
         let (first_rank, first) = records[0];
         let spec = first.spec;
@@ -261,12 +280,8 @@ impl Judge<'_> {
             held: Vec::new(),
         };
         if let Some((rank, other)) = records.iter().find(|(_, o)| o.spec != spec) {
-            return fail(FailCause::Mismatch {
-                one: first_rank,
-                one_spec: spec,
-                two: *rank,
-                two_spec: other.spec,
-            });
+            let (one, one_spec, two, two_spec) = (first_rank, spec, *rank, other.spec);
+            return Ok(fail(FailCause::Mismatch { one, one_spec, two, two_spec }));
         }
         // A set that lost its root made no progress that could be kept without it: judged as the whole communicator.
         let dense = spec.over(comm_group, &group).unwrap_or(spec);
@@ -274,15 +289,21 @@ impl Judge<'_> {
         let plan = match plan::build(&dense, group.len() as u32, Rank(0), chunk_bytes_max) {
             Ok(plan) => plan,
             Err(error) => {
-                return fail(FailCause::Unrecoverable { losses: Vec::new(), why: error.to_string() });
+                return Ok(fail(FailCause::Unrecoverable { losses: Vec::new(), why: error.to_string() }));
             }
         };
-        let parts = self.parts(&records, &group, attempt, &plan, id);
-        let given_up = broken.filter(|_| failed_before && lacks_uncalled(&plan, &parts));
-        let verdict = match given_up {
-            Some(cause) => Verdict::Fail { cause: cause.clone() },
-            None => self.verdict(id, &dense, &plan, &parts, broken),
+        let gave_up = broken.is_some() && failed_before;
+        let mut parts = self.parts(&records, &group, attempt, &plan, id, gave_up);
+        let case = Case {
+            id,
+            spec: &dense,
+            plan: &plan,
+            policy: self.policy,
+            losses: self.losses_in(&group),
+            broken,
+            expired: self.evidence.expired.contains(&id),
         };
+        let verdict = case.verdict(&mut parts)?;
         let group = match verdict {
             Verdict::Shrink {} => group.into_iter().filter(|r| self.view.occupant(*r).is_some()).collect(),
             Verdict::Keep {} | Verdict::Repair {} | Verdict::Fail { .. } => group,
@@ -293,7 +314,7 @@ impl Judge<'_> {
                 (attempt, parts.iter().map(Part::holding).collect())
             }
         };
-        OpDecision { id, spec, verdict, attempt, group, held }
+        Ok(OpDecision { id, spec, verdict, attempt, group, held })
     }
 
     fn parts<'b>(
@@ -303,85 +324,32 @@ impl Judge<'_> {
         attempt: Attempt,
         plan: &Plan,
         OpId { comm, seq }: OpId,
+        gave_up: bool,
     ) -> Vec<Part<'b>> {
         let chunks = plan.chunks.len() as u32;
         let of = |&rank: &Rank| {
-            let live = self.view.occupant(rank).is_some();
+            let occupant = self.view.occupant(rank);
+            let live = occupant.is_some();
             let found = records.iter().find(|(r, _)| *r == rank).map(|(_, o)| *o);
             // A rank that did not act on the last decision restores first: what it has belongs to an old attempt.
             let record = found.filter(|o| live && o.attempt == attempt);
             // A survivor that called the op and forgot it knew that every rank had it.
-            let report = self.survivors.get(&rank).and_then(|r| r.comms.iter().find(|c| c.comm == comm));
+            let survivor = self.survivors.get(&rank);
+            let report = survivor.and_then(|r| r.comms.iter().find(|c| c.comm == comm));
             let forgotten = found.is_none() && report.is_some_and(|c| c.next > seq);
+            let has_left = occupant.is_some_and(|member| self.evidence.left.contains(&member));
             Part {
                 rank,
                 live,
                 record,
+                survives: survivor.is_some(),
+                is_absentee: found.is_none() && !forgotten && (gave_up || has_left),
                 satisfied: forgotten || record.is_some_and(|o| o.done),
                 held: record.map_or_else(|| Bitmap::empty(chunks), |o| o.held.expand(chunks)),
                 lost: record.map_or_else(|| Bitmap::empty(chunks), |o| o.lost.expand(chunks)),
             }
         };
         group.iter().map(of).collect()
-    }
-
-    fn verdict(
-        &self,
-        id: OpId,
-        spec: &Spec,
-        plan: &Plan,
-        parts: &[Part<'_>],
-        broken: Option<&FailCause>,
-    ) -> Verdict {
-        let vacancies = parts.iter().any(|p| !p.live);
-        let released = parts.iter().any(|p| p.record.is_some_and(|o| o.released));
-        let losses = || self.losses_in(&parts.iter().map(|p| p.rank).collect::<Vec<_>>());
-        let tally = Tally::of(spec, plan, parts);
-        if !tally.anybody_lacks {
-            return Verdict::Keep {};
-        }
-        let is_expired = self.evidence.expired.contains(&id);
-        if is_expired && !released && lacks_uncalled(plan, parts) {
-            let missing = parts.iter().filter(|p| p.live && p.record.is_none()).map(|p| p.rank).collect();
-            return Verdict::Fail { cause: FailCause::Expired { missing } };
-        }
-        if tally.all_held && tally.unreachable.is_none() && (vacancies || self.evidence.expired.contains(&id))
-        {
-            // Final everywhere it can be served from: no reason to fail or to begin again. Under abort only where
-            // somebody has gone on with the result already.
-            let must = released || self.policy != Policy::Abort;
-            if must {
-                return Verdict::Repair {};
-            }
-        }
-        if let Some(why) = tally.unreachable {
-            return Verdict::Fail { cause: FailCause::Unrecoverable { losses: losses(), why } };
-        }
-        if vacancies && released && !crate::planted!(ShrinkReleased) {
-            // Somebody has gone on with it: not an end by policy, but more lost than promised (P6).
-            let why = format!("{} was released from it, and a chunk of it is lost", named_release(parts));
-            return Verdict::Fail { cause: FailCause::Unrecoverable { losses: losses(), why } };
-        }
-        if let Some(cause) = broken {
-            // Some caller has been given the error of an earlier op and will not call on.
-            return Verdict::Fail { cause: cause.clone() };
-        }
-        if self.evidence.expired.contains(&id) && !released {
-            let missing = parts.iter().filter(|p| p.live && p.record.is_none()).map(|p| p.rank).collect();
-            return Verdict::Fail { cause: FailCause::Expired { missing } };
-        }
-        if !vacancies {
-            return match tally.lost_for_good {
-                Some(why) => Verdict::Fail { cause: FailCause::Unrecoverable { losses: losses(), why } },
-                None => Verdict::Repair {},
-            };
-        }
-        match self.policy {
-            Policy::Shrink => shrink(spec, parts, losses()),
-            Policy::Replace | Policy::Abort => {
-                Verdict::Fail { cause: FailCause::RankLost { losses: losses() } }
-            }
-        }
     }
 
     fn state(&self) -> (Option<StateDecision>, Vec<Rank>) {
@@ -417,111 +385,5 @@ impl Judge<'_> {
         let providers = choices.into_iter().find(|c| !c.is_empty()).unwrap_or_default();
         let bytes = old().map(|(_, r)| r.step.state_bytes).max().unwrap_or(0);
         (Some(StateDecision { committed: self.committed, providers, bytes, newcomers }), ranks)
-    }
-}
-
-/// Whether a rank that has not called the op is due something of it. After an earlier op that ends with an error it
-/// will not call, and whoever serves it would wait for ever.
-fn lacks_uncalled(plan: &Plan, parts: &[Part<'_>]) -> bool {
-    parts.iter().enumerate().any(|(i, p)| {
-        let uncalled = p.live && p.record.is_none() && !p.satisfied;
-        uncalled && plan.chunks.iter().any(|c| plan.spread.receives(c.owner, Rank(i as u32), plan.world_size))
-    })
-}
-
-fn named_release(parts: &[Part<'_>]) -> String {
-    parts
-        .iter()
-        .find(|p| p.record.is_some_and(|o| o.released))
-        .map_or_else(String::new, |p| p.rank.to_string())
-}
-
-/// A new attempt over the survivors, where the op still means the same without the dead.
-fn shrink(spec: &Spec, parts: &[Part<'_>], losses: Vec<Loss>) -> Verdict {
-    let root_lives = parts.get(spec.root.index()).is_some_and(|p| p.live);
-    match spec.collective {
-        Collective::AllReduce | Collective::Barrier | Collective::Commit => Verdict::Shrink {},
-        Collective::Broadcast | Collective::Reduce if !root_lives => {
-            Verdict::Fail { cause: FailCause::RankLost { losses } }
-        }
-        Collective::Broadcast | Collective::Reduce => Verdict::Shrink {},
-        Collective::AllGather | Collective::ReduceScatter | Collective::State => {
-            Verdict::Fail { cause: FailCause::ShapeChanged { losses } }
-        }
-    }
-}
-
-/// The two bits of every chunk, over all ranks.
-struct Tally {
-    anybody_lacks: bool,
-    all_held: bool,
-    /// A chunk that is not held, and whose Input somebody has no longer.
-    lost_for_good: Option<String>,
-    /// A lacking rank whose next ancestor has the chunk no longer: more was lost than promised.
-    unreachable: Option<String>,
-}
-
-impl Tally {
-    fn of(spec: &Spec, plan: &Plan, parts: &[Part<'_>]) -> Self {
-        let n = parts.len() as u32;
-        let mut tally = Self { anybody_lacks: false, all_held: true, lost_for_good: None, unreachable: None };
-        for (index, chunk) in plan.chunks.iter().enumerate() {
-            let id = crate::ids::ChunkId(index as u32);
-            let held = parts.iter().any(|p| p.live && p.held.has(id));
-            let lacking = |i: usize| {
-                let part = &parts[i];
-                let due = plan.spread.receives(chunk.owner, Rank(i as u32), n);
-                due && part.live && !part.held.has(id) && !part.satisfied
-            };
-            if !(0..parts.len()).any(lacking) {
-                continue;
-            }
-            tally.anybody_lacks = true;
-            tally.all_held &= held;
-            if held {
-                for i in (0..parts.len()).filter(|i| lacking(*i)) {
-                    let near =
-                        plan.spread.ancestors(chunk.owner, Rank(i as u32), n).find(|a| parts[a.index()].live);
-                    if let Some(a) =
-                        near.filter(|a| !parts[a.index()].held.has(id) && parts[a.index()].satisfied)
-                    {
-                        tally.unreachable = Some(format!(
-                            "{} lacks {id}, and {} has been released from it",
-                            parts[i].rank,
-                            parts[a.index()].rank
-                        ));
-                    }
-                }
-                continue;
-            }
-            let loser = parts.iter().enumerate().find(|(i, p)| {
-                let gives = contributes(spec, chunk.start, chunk.len, Rank(*i as u32), n) && p.lost.has(id);
-                // Whoever was released can neither serve it nor take it a second time.
-                let gone = p.satisfied && plan.spread.receives(chunk.owner, Rank(*i as u32), n);
-                p.live && (gives || gone)
-            });
-            if let Some((_, p)) = loser.filter(|_| !crate::planted!(IgnoreLost)) {
-                tally.lost_for_good =
-                    Some(format!("{id} is held by no live rank, and {} has no Input of it", p.rank));
-            }
-        }
-        tally
-    }
-}
-
-fn contributes(spec: &Spec, start: u64, len: u64, rank: Rank, world_size: u32) -> bool {
-    let (from, count) = spec.input_range(rank, world_size);
-    spec.elements(world_size) > 0 && start >= from && start + len <= from + count
-}
-
-impl Part<'_> {
-    fn holding(&self) -> Holding {
-        if self.satisfied && self.held.count() == 0 && !self.held.is_empty() {
-            Holding::Satisfied {}
-        } else if self.held.is_empty() {
-            Holding::Nothing {}
-        } else {
-            Holding::of(&self.held)
-        }
     }
 }
