@@ -192,7 +192,8 @@ impl<T: Transport> Executor<T> {
                 m.log(op);
             }),
             Action::Complete { op, outcome } => {
-                let retained = outcome.is_ok() && self.engine.op(op).is_some_and(|o| o.retained && !o.logged)
+                let retained = outcome.is_ok()
+                    && self.engine.op(op).is_some_and(|o| o.retained && !o.logged)
                     && !phalanx_core::planted!(OverwriteRetained);
                 self.with_memory(op, |m, _, pool| m.retire(pool));
                 self.notices.push_back(Notice::OpOver { op, outcome, retained });

@@ -428,7 +428,9 @@ impl World {
                 moved = true;
                 m.caller.handle(notice, &mut m.executor, &self.scenario, &mut self.checks);
             }
-            if now_us >= m.busy_until_us && m.caller.act(&mut m.executor, &self.scenario, &mut self.checks, now) {
+            if now_us >= m.busy_until_us
+                && m.caller.act(&mut m.executor, &self.scenario, &mut self.checks, now)
+            {
                 moved = true;
                 if self.scenario.think_us_max > 0 {
                     m.busy_until_us = now_us + self.random.below(self.scenario.think_us_max);
@@ -547,7 +549,6 @@ impl World {
             | WorldEvent::SpareReady(_) => {}
         }
     }
-
 }
 
 fn part(op: &Op) -> Part {
