@@ -347,26 +347,7 @@ impl World {
                     self.requeue_up(from, connection, message);
                 }
             }
-            Event::Down(to, connection, message) => {
-                if self.members.get(&to).is_some_and(|m| m.connection != connection) {
-                    return;
-                }
-                let now = self.now_us / 1000;
-                let text = (self.lines.is_some() && !matches!(*message, Downward::BeatSeen { .. }))
-                    .then(|| format!("coordinator -> {to} {message:?}"));
-                if let Some(text) = text {
-                    self.say(|| text);
-                }
-                let keeps = self.scenario.is_wide();
-                if let Some(m) = self.members.get_mut(&to).filter(|m| m.alive) {
-                    if m.stopped && keeps {
-                        m.unread.push(*message);
-                        return;
-                    }
-                    m.executor.engine.handle_message(*message, now);
-                }
-                self.wake(to, self.now_us);
-            }
+            Event::Down(to, connection, message) => self.deliver(to, connection, *message),
             Event::Stored(record) => {
                 self.store = Some((*record).clone());
                 if let Some(c) = &mut self.coordinator {
@@ -401,6 +382,28 @@ impl World {
             Event::Reconnect(member) => self.reconnect(member),
             Event::NewSpare => self.add_member(None),
         }
+    }
+
+    /// A message of the coordinator arrives; a stopped process reads it when it goes on.
+    fn deliver(&mut self, to: MemberId, connection: u32, message: Downward) {
+        if self.members.get(&to).is_some_and(|m| m.connection != connection) {
+            return;
+        }
+        let now = self.now_us / 1000;
+        let text = (self.lines.is_some() && !matches!(message, Downward::BeatSeen { .. }))
+            .then(|| format!("coordinator -> {to} {message:?}"));
+        if let Some(text) = text {
+            self.say(|| text);
+        }
+        let keeps = self.scenario.is_wide();
+        if let Some(m) = self.members.get_mut(&to).filter(|m| m.alive) {
+            if m.stopped && keeps {
+                m.unread.push(message);
+                return;
+            }
+            m.executor.engine.handle_message(message, now);
+        }
+        self.wake(to, self.now_us);
     }
 
     /// A message to a coordinator that is away waits in the sender's connection attempt.
