@@ -39,7 +39,8 @@ impl Uniform {
     /// owner, and the communicator with it. Partials kept before the owner would save it; they are not built yet
     /// (docs/testing.md, what is not covered).
     ///
-    /// Whether more was lost than promised is judged here: when the error reaches a caller the world may be whole again.
+    /// Whether more was lost than promised is judged here: when the error reaches a caller, the world may be whole
+    /// again.
     pub(super) fn decided(&mut self, decision: &Decision, is_beyond: bool, violations: &mut Vec<String>) {
         // A communicator that no survivor knows begins anew with its newcomers: it has no history to repeat.
         let lives_on = |op: &OpId| decision.comms.iter().any(|c| c.comm == op.comm);
