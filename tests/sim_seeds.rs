@@ -20,7 +20,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// How many seeds a test of this build can do in reasonable time.
-const COUNT: u64 = if cfg!(debug_assertions) { 1_000 } else { 2_000 };
+const COUNT: u64 = if cfg!(debug_assertions) { 1_000 } else { 4_000 };
 
 #[test]
 fn a_fixed_range_holds() {
@@ -29,7 +29,12 @@ fn a_fixed_range_holds() {
 
 #[test]
 fn a_second_fixed_range_holds() {
-    range(1_000_000, COUNT);
+    range(1_000_000, COUNT / 2);
+}
+
+#[test]
+fn a_range_of_the_wide_draw_holds() {
+    range(phalanx::sim::scenario::WIDE_FROM, COUNT);
 }
 
 /// Links that break between the living are repaired: no op expires that every rank has called, nothing is wrong.

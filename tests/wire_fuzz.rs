@@ -47,6 +47,7 @@ fn corpus() -> Vec<Vec<u8>> {
         lost: Holding::Everything {},
         released: true,
         done: true,
+        failed: Some(FailCause::Expired { missing: vec![Rank(1)] }),
     };
     let comm = CommReport {
         comm: CommId(0),

@@ -16,13 +16,17 @@ pub enum Mutant {
     ShrinkReleased,
     /// The undo log is used up by the first restore.
     UndoOnce,
+    /// The undo log of a chunk is dropped when the chunk is Final.
+    UndoByChunk,
     /// No undo log at all.
     NoUndo,
     /// The retained result is freed at release.
     ForgetRetained,
+    /// A buffer that is retained by reference is given back at release, so the caller overwrites it.
+    OverwriteRetained,
     /// A newcomer's contribution is added to a chunk that has its seat's already.
     CountTwice,
-    /// The commit is repaired like an op.
+    /// The commit is repaired like an op: it counts only where every survivor has returned from it.
     CommitAsOp,
     /// The answer to an earlier fence is used again.
     StaleLedger,
@@ -47,8 +51,10 @@ impl Mutant {
         Self::IgnoreLost,
         Self::ShrinkReleased,
         Self::UndoOnce,
+        Self::UndoByChunk,
         Self::NoUndo,
         Self::ForgetRetained,
+        Self::OverwriteRetained,
         Self::CountTwice,
         Self::CommitAsOp,
         Self::StaleLedger,

@@ -129,12 +129,6 @@ impl<T: Transport> Executor<T> {
         self.memory.values().map(OpMemory::logged_bytes).sum()
     }
 
-    /// Ops whose memory is still known.
-    #[must_use]
-    pub fn memories(&self) -> usize {
-        self.memory.values().count()
-    }
-
     /// Does everything that can be done now; true if anything moved.
     pub fn turn(&mut self, now_ms: u64) -> bool {
         let mut moved = self.drain_actions();
@@ -146,10 +140,12 @@ impl<T: Transport> Executor<T> {
         }
         moved |= self.confirm();
         let mut comm = CommId(0);
+        let mut full = None;
         // Communicators in order of their id, looked up afresh each time: a step may add or end some.
         loop {
             while let Some(turn) = self.engine.next_step(comm) {
                 if !self.try_step(turn, now_ms) {
+                    full = full.or_else(|| matches!(turn.step, Step::Send { .. }).then_some(turn.op));
                     break;
                 }
                 moved = true;
@@ -160,7 +156,34 @@ impl<T: Transport> Executor<T> {
                 None => break,
             }
         }
+        if let Some(op) = full.filter(|_| !moved && self.engine.comm_ids().nth(1).is_some()) {
+            moved |= self.make_room(op);
+        }
         moved | self.drain_actions()
+    }
+
+    /// A plan is proven free of deadlock with the slots of its links to itself. Where several communicators share them,
+    /// all ranks may wait to send, each with its arrivals in the way of the other communicator's: what came for the
+    /// ranks of the waiting op is set aside, so that their sends go on.
+    fn make_room(&mut self, waiting: OpId) -> bool {
+        let Some(op) = self.engine.op(waiting) else { return false };
+        let peers = op.group.iter().filter(|rank| Some(**rank) != self.engine.rank());
+        let peers: Vec<MemberId> = peers.filter_map(|rank| self.engine.view().occupant(*rank)).collect();
+        let mut moved = false;
+        for member in peers {
+            while let Some(arrival) = self.transport.peek(member) {
+                if arrival.header.kind == Kind::Confirm {
+                    self.transport.consume(member);
+                    self.engine.handle_confirm(member, &arrival.header);
+                } else if self.aside_bytes < ASIDE_BYTES_MAX {
+                    self.set_aside(member, arrival);
+                } else {
+                    break;
+                }
+                moved = true;
+            }
+        }
+        moved
     }
 
     /// Does what the engine asks for and needs no message; true if there was anything.
@@ -194,7 +217,9 @@ impl<T: Transport> Executor<T> {
                 m.log(op);
             }),
             Action::Complete { op, outcome } => {
-                let retained = outcome.is_ok() && self.engine.op(op).is_some_and(|o| o.retained && !o.logged);
+                let retained = outcome.is_ok()
+                    && self.engine.op(op).is_some_and(|o| o.retained && !o.logged)
+                    && !phalanx_core::planted!(OverwriteRetained);
                 self.with_memory(op, |m, _, pool| m.retire(pool));
                 self.notices.push_back(Notice::OpOver { op, outcome, retained });
             }
@@ -249,6 +274,11 @@ impl<T: Transport> Executor<T> {
         let done = if id.comm == STATE_COMM { self.state_step(id, step) } else { self.op_step(id, step) };
         match done {
             Some(stable) => {
+                if phalanx_core::planted!(UndoByChunk)
+                    && let Some(chunk) = Op::finalises(step)
+                {
+                    self.with_memory(id, |m, op, pool| m.spoil_undo(op, chunk, pool));
+                }
                 self.engine.handle_step_done(id, stable, now_ms);
                 true
             }

@@ -126,6 +126,17 @@ impl OpMemory {
         }
     }
 
+    /// A planted fault: the saved input of a chunk is dropped with the chunk.
+    pub fn spoil_undo(&mut self, op: &Op, chunk: ChunkId, pool: &mut BlockPool) {
+        let result = self.locate(op, Place::Output, chunk, pool);
+        let size = op.spec.dtype.size() as u64;
+        let from = op.plan.spec.input_range(op.place, op.plan.world_size).0;
+        let at = (op.plan.chunks[chunk.index()].start - from) * size;
+        if let Some(copy) = &mut self.undo {
+            copy.span().part(at as usize, result.len()).copy_from(result);
+        }
+    }
+
     /// Copies what may be asked for again out of the caller's memory. From here on it is served from the copy.
     pub fn log(&mut self, op: &Op) -> usize {
         // A reduced result that only one rank gets is made again from the inputs; others are handed on.

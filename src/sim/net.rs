@@ -9,7 +9,8 @@ use phalanx_core::units::LINK_SLOTS;
 use phalanx_core::view::View;
 use phalanx_core::wire::Header;
 
-use super::random::Random;
+use super::random::{Random, mix};
+use super::scenario::SlowLinks;
 use crate::device::{Block, Span};
 use crate::transport::{Arrival, LinkEvent, Peer, Transport};
 
@@ -33,6 +34,8 @@ pub struct Net {
     links: BTreeMap<(MemberId, MemberId), Link>,
     random: Random,
     delay_us_max: u64,
+    slow: SlowLinks,
+    slow_seed: u64,
     now_us: u64,
     /// Members whose next turn should come at a time, because something arrives then.
     wakes: Vec<(u64, MemberId)>,
@@ -46,11 +49,13 @@ pub type SharedNet = Rc<RefCell<Net>>;
 impl Net {
     /// No links yet.
     #[must_use]
-    pub fn new(seed: u64, delay_us_max: u64) -> SharedNet {
+    pub fn new(seed: u64, delay_us_max: u64, slow: SlowLinks) -> SharedNet {
         Rc::new(RefCell::new(Self {
             links: BTreeMap::new(),
             random: Random::new(seed),
             delay_us_max,
+            slow,
+            slow_seed: seed,
             now_us: 0,
             wakes: Vec::new(),
             faults: BTreeMap::new(),
@@ -61,6 +66,11 @@ impl Net {
     /// Sets the clock.
     pub fn set_now(&mut self, now_us: u64) {
         self.now_us = now_us;
+    }
+
+    fn longest_delay_us(&self, from: MemberId, to: MemberId) -> u64 {
+        let is_slow = mix(&[self.slow_seed, from.0, to.0]) % 100 < self.slow.percent;
+        self.delay_us_max * if is_slow { self.slow.factor } else { 1 }
     }
 
     /// Takes the turns that arrivals ask for.
@@ -225,7 +235,7 @@ impl Transport for SimTransport {
     fn commit(&mut self, to: MemberId, header: &Header) {
         let Some((_, payload)) = self.staged.remove(&to) else { return };
         let mut net = self.net.borrow_mut();
-        let max = net.delay_us_max;
+        let max = net.longest_delay_us(self.me, to);
         let delay = net.random.below(max + 1);
         let now = net.now_us;
         let link = net.links.entry((self.me, to)).or_default();

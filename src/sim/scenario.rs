@@ -1,5 +1,7 @@
 //! What one seed draws: the shape of the world, what is called, what goes wrong.
 
+use std::collections::BTreeSet;
+
 use phalanx_core::engine::Retention;
 use phalanx_core::ids::CommId;
 use phalanx_core::policy::{Policy, Rules};
@@ -25,6 +27,41 @@ pub enum Fault {
     KillRun(u32, u32),
     /// The links between two ranks break; both live.
     BreakLink(u32, u32),
+    /// The control connection of a rank is gone for a while, its links to other ranks are not.
+    Cut(u32),
+}
+
+/// What some rank must come to before a trap is sprung; the first that does so springs it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum When {
+    /// It gets a result and has so many then.
+    Result(u32),
+    /// It has given the buffer of an op back that another live rank still lacks a part of.
+    Ahead,
+    /// An op of it has a part of its chunks Final.
+    Midway,
+}
+
+/// A fault that strikes when a rank has come to some point.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Trap {
+    /// What happens.
+    pub when: When,
+    /// In this epoch or a later one; 2 is the first after a loss.
+    pub epoch_min: u64,
+    /// How much later it strikes.
+    pub after_us: u64,
+    /// What strikes; its rank counts from the rank that sprang the trap.
+    pub fault: Fault,
+}
+
+/// Links that are slower than the others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SlowLinks {
+    /// How many of them, in percent.
+    pub percent: u64,
+    /// How much slower.
+    pub factor: u64,
 }
 
 /// A moment of a recovery at which a second fault may strike.
@@ -82,12 +119,35 @@ pub struct Scenario {
     pub odd: Option<OddCall>,
     /// Some ops of a step are not retained: `Replace` cannot serve those.
     pub unretained: bool,
+    /// Faults that wait for what a rank does.
+    pub traps: Vec<Trap>,
+    /// Some links are slower.
+    pub slow_links: SlowLinks,
+    /// Longest time that a program computes between two calls.
+    pub think_us_max: u64,
+    /// No op but a barrier has fewer elements a rank.
+    pub count_min: u64,
 }
 
 impl Scenario {
     /// Draws the scenario of a seed.
     #[must_use]
     pub fn draw(seed: u64) -> Self {
+        let mut s = Self::plain(seed);
+        if s.is_wide() {
+            s.widen();
+        }
+        s
+    }
+
+    /// Whether the seed belongs to the widest draw.
+    #[must_use]
+    pub fn is_wide(&self) -> bool {
+        self.seed >= WIDE_FROM
+    }
+
+    /// What seeds below [`WIDE_FROM`] mean.
+    fn plain(seed: u64) -> Self {
         let mut s = Self::basic(seed);
         let mut r = Random::new(mix(&[seed, 9]));
         let n = s.rules.world_size;
@@ -145,6 +205,70 @@ impl Scenario {
         s
     }
 
+    /// More of everything that a thin moment of a recovery is made of: several losses, hosts of several ranks, links
+    /// and programs of unequal speed, faults that wait for what a rank does.
+    fn widen(&mut self) {
+        let mut r = Random::new(mix(&[self.seed, 10]));
+        if r.chance(25) {
+            self.rules.policy = Policy::Shrink;
+        }
+        if r.chance(30) {
+            self.rules.world_size = self.rules.world_size.max(r.between(5, 8) as u32);
+        }
+        let n = self.rules.world_size;
+        if n >= 4 && r.chance(40) {
+            self.ranks_per_host = r.pick(&[2u32, 2, 3, 4]);
+        }
+        if n >= 4 && r.chance(30) {
+            self.rules.domains_lost_max = 2;
+        }
+        // What is promised for `f` domains needs more of them.
+        if n.div_ceil(self.ranks_per_host) <= self.rules.domains_lost_max {
+            self.ranks_per_host = 1;
+        }
+        let hosts: BTreeSet<u32> = self.split.iter().map(|k| k.0 / self.ranks_per_host).collect();
+        if hosts.len() <= self.rules.domains_lost_max as usize {
+            self.split.clear();
+        }
+        self.unretained |= self.rules.policy == Policy::Replace && r.chance(10);
+        self.count_min = r.pick(&[0u64, 0, 0, 70, 200]);
+        let (percent, factor) = r.pick(&[(0u64, 1u64), (20, 10), (20, 10), (40, 30)]);
+        self.slow_links = SlowLinks { percent, factor };
+        self.think_us_max = r.pick(&[0u64, 0, 500, 20_000, 60_000]);
+        if r.chance(70) {
+            self.faults.clear();
+        }
+        for k in 0..r.pick(&[0u64, 1, 1, 1, 2, 2, 3]) {
+            let trap = self.trap(&mut r, k + 1);
+            self.traps.push(trap);
+        }
+        if r.chance(20) {
+            let horizon = self.think_us_max * u64::from(self.steps) * 3 + 5_000;
+            self.faults.push((500 + r.below(horizon), Fault::Cut(r.below(u64::from(n)) as u32)));
+        }
+    }
+
+    fn trap(&self, r: &mut Random, epoch: u64) -> Trap {
+        let n = self.rules.world_size;
+        let results = r.pick(&[1u32, 1, 2, 3, 5]);
+        let when = r.pick(&[When::Result(results), When::Ahead, When::Ahead, When::Midway]);
+        let epoch_min = if r.chance(60) { epoch } else { r.between(1, 3) };
+        let far = r.below(u64::from(n)) as u32;
+        let victim = r.pick(&[0, 1, 1, 2, n - 1, far]);
+        // What dies together is a host where hosts have several ranks.
+        let hosts = if self.ranks_per_host > 1 { 120 } else { 0 };
+        let fault = match r.below(100 + hosts) {
+            0..55 => Fault::KillRank(victim),
+            55..75 => Fault::KillRun(victim, r.pick(&[2u32, 2, 3])),
+            75..82 => Fault::Stop(victim),
+            82..92 => Fault::Cut(victim),
+            92..100 => Fault::RestartCoordinator,
+            _ => Fault::KillHost(r.pick(&[victim, 1, self.ranks_per_host])),
+        };
+        let after_us = r.pick(&[0, 0, 0, self.delay_us_max, self.delay_us_max * 5]);
+        Trap { when, epoch_min, after_us: r.below(after_us + 1), fault }
+    }
+
     /// The first, plain draw; seeds kept from it stay what they were.
     #[must_use]
     pub fn basic(seed: u64) -> Self {
@@ -191,13 +315,32 @@ impl Scenario {
             split: Vec::new(),
             odd: None,
             unretained: false,
+            traps: Vec::new(),
+            slow_links: SlowLinks::default(),
+            think_us_max: 0,
+            count_min: 0,
         }
     }
 
     /// The same calls with nothing going wrong.
     #[must_use]
     pub fn undisturbed(&self) -> Self {
-        Self { faults: Vec::new(), follow: None, after_release: None, ..self.clone() }
+        Self { faults: Vec::new(), follow: None, after_release: None, traps: Vec::new(), ..self.clone() }
+    }
+
+    /// The fault of a trap that `rank` sprang.
+    #[must_use]
+    pub fn counted_from(&self, fault: Fault, rank: Rank) -> Fault {
+        let at = |offset: u32| (rank.0 + offset) % self.rules.world_size;
+        match fault {
+            Fault::KillRank(offset) => Fault::KillRank(at(offset)),
+            Fault::KillRun(offset, count) => Fault::KillRun(at(offset), count),
+            Fault::KillHost(offset) => Fault::KillHost(at(offset) / self.ranks_per_host),
+            Fault::Stop(offset) => Fault::Stop(at(offset)),
+            Fault::Cut(offset) => Fault::Cut(at(offset)),
+            Fault::BreakLink(one, two) => Fault::BreakLink(at(one), at(two)),
+            Fault::KillSpare(_) | Fault::RestartCoordinator => fault,
+        }
     }
 
     /// World ranks of a communicator.
@@ -278,6 +421,7 @@ impl Scenario {
                 ]);
                 let count = r.pick(&[0u64, 1, 3, 17, 64, 200, 900]);
                 let count = if count > 200 && !r.chance(20) { 33 } else { count };
+                let count = count.max(self.count_min);
                 let able: Vec<Algorithm> = Algorithm::ALL
                     .iter()
                     .copied()
@@ -302,6 +446,9 @@ impl Scenario {
             .collect()
     }
 }
+
+/// Seeds from here on have the widest draw; below it a seed keeps the meaning it had.
+pub const WIDE_FROM: u64 = 100_000_000;
 
 /// The second communicator.
 pub const SECOND: CommId = CommId(1);

@@ -12,26 +12,30 @@ use phalanx_core::plan::Spread;
 use phalanx_core::policy::Policy;
 use phalanx_core::view::MemberInfo;
 use phalanx_core::wire::Wire;
-use phalanx_core::wire::message::{Downward, Milestone, Upward};
+use phalanx_core::wire::message::{Downward, Upward};
 
 use super::caller::Caller;
 use super::checkers::{Checkers, Part, orphan};
 use super::net::{Net, SharedNet, SimTransport};
 use super::random::Random;
-use super::scenario::{Fault, Moment, Scenario};
+use super::scenario::{Fault, Scenario};
 use crate::driver::Executor;
+
+mod faults;
 
 #[derive(Debug)]
 enum Event {
     Turn(MemberId),
-    Up(MemberId, Box<Upward>),
-    Down(MemberId, Box<Downward>),
+    /// From or to a member, on its so manieth control connection.
+    Up(MemberId, u32, Box<Upward>),
+    Down(MemberId, u32, Box<Downward>),
     Stored(Box<Record>),
     Coordinator,
     Exit(MemberId),
     Fault(Fault),
     Wake(MemberId),
     CoordinatorBack,
+    Reconnect(MemberId),
     NewSpare,
 }
 
@@ -45,6 +49,20 @@ struct Member {
     turn_us: u64,
     up_us: u64,
     down_us: u64,
+    /// The number of its control connection; odd: it was cut. What was under way on an older one is lost.
+    connection: u32,
+    /// Its program computes until then and calls nothing.
+    busy_until_us: u64,
+    /// Results it had before this turn.
+    completed_before: u32,
+    /// What came while it was stopped.
+    unread: Vec<Downward>,
+}
+
+impl Member {
+    fn is_cut(&self) -> bool {
+        self.connection % 2 == 1
+    }
 }
 
 /// What a run came to.
@@ -72,6 +90,8 @@ pub struct Outcome {
 
 /// Virtual time after which a run that has not ended hangs (I8).
 const DEADLINE_US: u64 = 60_000_000;
+/// Events at one instant after which nothing but the same will come (I8).
+const STILL_MAX: u64 = 100_000;
 const CONTROL_DELAY_US_MAX: u64 = 300;
 
 struct World {
@@ -85,6 +105,8 @@ struct World {
     events: BinaryHeap<Reverse<(u64, u64, usize)>>,
     slots: Vec<Option<Event>>,
     now_us: u64,
+    /// Events at this instant.
+    still: u64,
     count: u64,
     checks: Checkers,
     trace: u64,
@@ -115,7 +137,7 @@ pub fn run(scenario: &Scenario, explain: bool) -> Outcome {
 
 impl World {
     fn new(scenario: Scenario, explain: bool) -> Self {
-        let net = Net::new(scenario.seed ^ 0xfeed, scenario.delay_us_max);
+        let net = Net::new(scenario.seed ^ 0xfeed, scenario.delay_us_max, scenario.slow_links);
         let mut world = Self {
             random: Random::new(scenario.seed ^ 0xc0de),
             coordinator: Some(Coordinator::new(scenario.rules.clone(), None, 0)),
@@ -126,6 +148,7 @@ impl World {
             events: BinaryHeap::new(),
             slots: Vec::new(),
             now_us: 0,
+            still: 0,
             count: 0,
             checks: Checkers::default(),
             trace: scenario.seed,
@@ -171,11 +194,21 @@ impl World {
         let transport = SimTransport::new(member, self.net.clone());
         let executor = Executor::new(engine, transport);
         let caller = Caller::new(member, &self.scenario);
-        let (turn_us, up_us, down_us) = (u64::MAX, 0, 0);
-        self.members.insert(
-            member,
-            Member { executor, caller, domain, alive: true, stopped: false, turn_us, up_us, down_us },
-        );
+        let member_state = Member {
+            executor,
+            caller,
+            domain,
+            alive: true,
+            stopped: false,
+            turn_us: u64::MAX,
+            up_us: 0,
+            down_us: 0,
+            connection: 0,
+            busy_until_us: 0,
+            completed_before: 0,
+            unread: Vec::new(),
+        };
+        self.members.insert(member, member_state);
         self.wake(member, self.now_us);
     }
 
@@ -192,6 +225,7 @@ impl World {
 
     fn run(&mut self) {
         while let Some(Reverse((time_us, _, slot))) = self.events.pop() {
+            self.still = if time_us == self.now_us { self.still + 1 } else { 0 };
             self.now_us = time_us;
             self.net.borrow_mut().set_now(time_us);
             if let Some(event) = self.slots[slot].take() {
@@ -205,6 +239,10 @@ impl World {
             self.renew_budget();
             self.check_holders();
             if self.is_over() || !self.checks.violations().is_empty() {
+                break;
+            }
+            if self.still > STILL_MAX {
+                self.checks.report(format!("I8 liveness: time stands still: {:?}", self.coordinator));
                 break;
             }
             if self.now_us > DEADLINE_US {
@@ -297,7 +335,10 @@ impl World {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Turn(member) => self.turn(member),
-            Event::Up(from, message) => {
+            Event::Up(from, connection, message) => {
+                if self.members.get(&from).is_some_and(|m| m.connection != connection) {
+                    return;
+                }
                 if self.coordinator.is_some() {
                     self.trace = fnv1a(self.trace.to_le_bytes().into_iter().chain(message.to_frame()));
                     if self.lines.is_some() && !matches!(*message, Upward::Beat { .. }) {
@@ -308,21 +349,10 @@ impl World {
                         c.handle_message(from, *message, self.now_us / 1000);
                     }
                 } else {
-                    self.requeue_up(from, message);
+                    self.requeue_up(from, connection, message);
                 }
             }
-            Event::Down(to, message) => {
-                let now = self.now_us / 1000;
-                let text = (self.lines.is_some() && !matches!(*message, Downward::BeatSeen { .. }))
-                    .then(|| format!("coordinator -> {to} {message:?}"));
-                if let Some(text) = text {
-                    self.say(|| text);
-                }
-                if let Some(m) = self.members.get_mut(&to).filter(|m| m.alive) {
-                    m.executor.engine.handle_message(*message, now);
-                }
-                self.wake(to, self.now_us);
-            }
+            Event::Down(to, connection, message) => self.deliver(to, connection, *message),
             Event::Stored(record) => {
                 self.store = Some((*record).clone());
                 if let Some(c) = &mut self.coordinator {
@@ -346,19 +376,45 @@ impl World {
             Event::Wake(member) => {
                 if let Some(m) = self.members.get_mut(&member) {
                     m.stopped = false;
+                    for message in std::mem::take(&mut m.unread) {
+                        m.executor.engine.handle_message(message, self.now_us / 1000);
+                    }
                 }
                 self.say(|| format!("{member} goes on"));
                 self.wake(member, self.now_us);
             }
             Event::CoordinatorBack => self.restart_coordinator(),
+            Event::Reconnect(member) => self.reconnect(member),
             Event::NewSpare => self.add_member(None),
         }
     }
 
+    /// A message of the coordinator arrives; a stopped process reads it when it goes on.
+    fn deliver(&mut self, to: MemberId, connection: u32, message: Downward) {
+        if self.members.get(&to).is_some_and(|m| m.connection != connection) {
+            return;
+        }
+        let now = self.now_us / 1000;
+        let text = (self.lines.is_some() && !matches!(message, Downward::BeatSeen { .. }))
+            .then(|| format!("coordinator -> {to} {message:?}"));
+        if let Some(text) = text {
+            self.say(|| text);
+        }
+        let keeps = self.scenario.is_wide();
+        if let Some(m) = self.members.get_mut(&to).filter(|m| m.alive) {
+            if m.stopped && keeps {
+                m.unread.push(message);
+                return;
+            }
+            m.executor.engine.handle_message(message, now);
+        }
+        self.wake(to, self.now_us);
+    }
+
     /// A message to a coordinator that is away waits in the sender's connection attempt.
-    fn requeue_up(&mut self, from: MemberId, message: Box<Upward>) {
+    fn requeue_up(&mut self, from: MemberId, connection: u32, message: Box<Upward>) {
         if !matches!(*message, Upward::Beat { .. }) {
-            self.at(self.now_us + 500, Event::Up(from, message));
+            self.at(self.now_us + 500, Event::Up(from, connection, message));
         }
     }
 
@@ -380,7 +436,14 @@ impl World {
                 moved = true;
                 m.caller.handle(notice, &mut m.executor, &self.scenario, &mut self.checks);
             }
-            moved |= m.caller.act(&mut m.executor, &self.scenario, &mut self.checks, now);
+            if now_us >= m.busy_until_us
+                && m.caller.act(&mut m.executor, &self.scenario, &mut self.checks, now)
+            {
+                moved = true;
+                if self.scenario.think_us_max > 0 {
+                    m.busy_until_us = now_us + self.random.below(self.scenario.think_us_max);
+                }
+            }
             if !moved {
                 break;
             }
@@ -388,8 +451,11 @@ impl World {
         let mut up = Vec::new();
         while let Some(message) = m.executor.engine.poll_message() {
             m.up_us = m.up_us.max(now_us + 1 + self.random.below(CONTROL_DELAY_US_MAX));
-            up.push((m.up_us, message));
+            if !m.is_cut() {
+                up.push((m.up_us, message));
+            }
         }
+        let (connection, busy_until_us) = (m.connection, m.busy_until_us);
         let next = m.executor.engine.poll_timeout();
         let over = m.caller.gone;
         let spoiled = if m.executor.engine.phase().is_moving() {
@@ -411,7 +477,11 @@ impl World {
             self.checks.report(text);
         }
         for (at, message) in up {
-            self.at(at, Event::Up(member, Box::new(message)));
+            self.at(at, Event::Up(member, connection, Box::new(message)));
+        }
+        self.spring_traps(member);
+        if busy_until_us > now_us {
+            self.wake(member, busy_until_us);
         }
         if let Some(ms) = next.filter(|_| !over) {
             self.wake(member, (ms * 1000).max(now_us + 1000));
@@ -437,8 +507,10 @@ impl World {
             let delay = 1 + self.random.below(CONTROL_DELAY_US_MAX);
             if let Some(m) = self.members.get_mut(&to) {
                 m.down_us = m.down_us.max(self.now_us + delay);
-                let at = m.down_us;
-                self.at(at, Event::Down(to, Box::new(message)));
+                let (at, connection) = (m.down_us, m.connection);
+                if !m.is_cut() {
+                    self.at(at, Event::Down(to, connection, Box::new(message)));
+                }
             }
         }
         for record in writes {
@@ -454,29 +526,6 @@ impl World {
         if due < self.coordinator_due {
             self.coordinator_due = due;
             self.at(due, Event::Coordinator);
-        }
-    }
-
-    /// The second death of the scenario, once the recovery has got so far.
-    fn follow(&mut self, event: &WorldEvent) {
-        let Some((moment, rank)) = self.scenario.follow else { return };
-        let now = match event {
-            WorldEvent::Lost(_) => moment == Moment::Declared,
-            WorldEvent::Fenced(_) => moment == Moment::Fenced,
-            WorldEvent::Decided(d) => moment == Moment::Decided && d.view.epoch.0 > 1,
-            WorldEvent::Reached(_, _, Milestone::StateHeld {}) => moment == Moment::StateHeld,
-            WorldEvent::Reached(_, _, Milestone::Replayed {}) => moment == Moment::Replayed,
-            WorldEvent::Formed
-            | WorldEvent::Reached(..)
-            | WorldEvent::SpareMissing(_)
-            | WorldEvent::Finished
-            | WorldEvent::Unrecoverable(_)
-            | WorldEvent::SpareReady(_) => false,
-        };
-        if now {
-            self.scenario.follow = None;
-            let at = self.now_us + self.random.below(400);
-            self.at(at, Event::Fault(Fault::KillRank(rank)));
         }
     }
 
@@ -507,84 +556,6 @@ impl World {
             | WorldEvent::Finished
             | WorldEvent::Unrecoverable(_)
             | WorldEvent::SpareReady(_) => {}
-        }
-    }
-
-    fn strike(&mut self, fault: Fault) {
-        self.say(|| format!("!! {fault:?}"));
-        let view = self.coordinator.as_ref().map(|c| c.view().clone()).unwrap_or_default();
-        match fault {
-            Fault::KillRank(rank) => {
-                if let Some(member) = view.occupant(Rank(rank)) {
-                    self.kill(member);
-                }
-            }
-            Fault::KillRun(first, count) => {
-                let n = self.scenario.rules.world_size;
-                let run = (0..count.min(n)).filter_map(|i| view.occupant(Rank((first + i) % n)));
-                for member in run.collect::<Vec<_>>() {
-                    self.kill(member);
-                }
-            }
-            Fault::KillSpare(index) => {
-                let spare = self.coordinator.as_ref().and_then(|c| c.spares().get(index as usize).copied());
-                if let Some(member) = spare {
-                    self.kill(member);
-                }
-            }
-            Fault::KillHost(host) => {
-                let lost: Vec<MemberId> = view
-                    .members
-                    .iter()
-                    .filter(|i| i.host == u64::from(host) && view.rank_of(i.member).is_some())
-                    .map(|i| i.member)
-                    .collect();
-                for member in lost {
-                    self.kill(member);
-                }
-            }
-            Fault::Stop(rank) => {
-                if let Some(member) = view.occupant(Rank(rank)) {
-                    if let Some(m) = self.members.get_mut(&member) {
-                        m.stopped = true;
-                    }
-                    let at = self.now_us + 1000 * self.random.between(20, 400);
-                    self.at(at, Event::Wake(member));
-                }
-            }
-            Fault::BreakLink(one, two) => self.net.borrow_mut().break_links(&view, Rank(one), Rank(two)),
-            Fault::RestartCoordinator => {
-                if self.coordinator.take().is_some() {
-                    let at = self.now_us + self.random.between(100, 60_000);
-                    self.at(at, Event::CoordinatorBack);
-                }
-            }
-        }
-    }
-
-    fn kill(&mut self, member: MemberId) {
-        let Some(m) = self.members.get_mut(&member).filter(|m| m.alive) else { return };
-        m.alive = false;
-        self.net.borrow_mut().kill(member);
-        let at = self.now_us + self.random.below(2_000);
-        self.at(at, Event::Exit(member));
-    }
-
-    fn restart_coordinator(&mut self) {
-        let now = self.now_us / 1000;
-        if self.store.is_none() {
-            // It had written nothing: the world forms afresh from whoever comes.
-            self.coordinator = Some(Coordinator::new(self.scenario.rules.clone(), None, now));
-        } else {
-            self.coordinator = Some(Coordinator::new(self.scenario.rules.clone(), self.store.clone(), now));
-        }
-        self.coordinator_due = u64::MAX;
-        let alive: Vec<MemberId> = self.members.iter().filter(|(_, m)| m.alive).map(|(id, _)| *id).collect();
-        for member in alive {
-            if let Some(m) = self.members.get_mut(&member) {
-                m.executor.engine.handle_connected();
-            }
-            self.wake(member, self.now_us);
         }
     }
 }

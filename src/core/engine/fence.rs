@@ -9,6 +9,8 @@ use crate::wire::message::{CommReport, Downward, Loss, Report, StepReport, Upwar
 impl Engine {
     /// Takes a message from the coordinator.
     pub fn handle_message(&mut self, message: Downward, now_ms: u64) {
+        // A process that was stopped hears what was said meanwhile before it looks at the time.
+        self.notice_lapse(now_ms);
         match message {
             Downward::Welcome { rules, .. } => {
                 self.rules = Some(rules);

@@ -10,12 +10,17 @@ impl Engine {
         self.rules.as_ref().map_or(crate::units::LEASE_MS, |r| r.lease_ms)
     }
 
+    /// Whether the lease is over: until the next answer to a beat nothing moves here.
+    pub(super) fn notice_lapse(&mut self, now_ms: u64) {
+        self.lapsed = self.rules.is_some() && now_ms.saturating_sub(self.leased_from_ms) >= self.lease_ms();
+    }
+
     pub(super) fn handle_beat_seen(&mut self, stable: &[(CommId, OpSeq)], now_ms: u64) {
         // The lease runs from when the beat was sent: the answer may have been under way for long.
         if let Some(sent) = self.beats.pop_front() {
             self.leased_from_ms = self.leased_from_ms.max(sent);
         }
-        self.lapsed = now_ms.saturating_sub(self.leased_from_ms) >= self.lease_ms();
+        self.notice_lapse(now_ms);
         for &(comm, below) in stable {
             if let Some(c) = self.comms.get_mut(&comm) {
                 c.stable = c.stable.max(below.min(c.done_below));
@@ -47,7 +52,7 @@ impl Engine {
             let done_below = self.comms.iter().map(|(id, c)| (*id, c.done_below)).collect();
             self.messages.push_back(Upward::Beat { epoch: self.epoch, done_below });
         }
-        self.lapsed = now_ms.saturating_sub(self.leased_from_ms) >= lease;
+        self.notice_lapse(now_ms);
         if !self.phase.is_moving() {
             return;
         }

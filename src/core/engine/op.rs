@@ -231,8 +231,9 @@ impl Op {
             group: self.group.clone(),
             held: if servable { Holding::of(&self.held) } else { Holding::Nothing {} },
             lost,
-            released: self.released,
-            done: self.done,
+            released: self.released && self.failed.is_none(),
+            done: self.done && self.failed.is_none(),
+            failed: self.failed.clone(),
         }
     }
 }

@@ -83,6 +83,9 @@ impl Engine {
 
     /// Moves an op along after its steps are over: whole, confirmed, released; then the ops behind it.
     pub(super) fn settle(&mut self, id: OpId, now_ms: u64) {
+        if !self.phase.is_moving() {
+            return; // The ledger is told. The decision settles everything, in its own view.
+        }
         let Some(op) = self.comms.get(&id.comm).and_then(|c| c.ops.get(id.seq)) else { return };
         if !op.posted || !op.steps.is_over() {
             return;

@@ -34,7 +34,7 @@ impl Engine {
         self.newcomer |= invited && first_seat;
         let peers = view.members.iter().filter(|m| m.member != self.me && view.rank_of(m.member).is_some());
         self.actions.push_back(Action::Open { epoch: self.epoch, peers: peers.cloned().collect() });
-        self.install_comms(&decision, first_seat);
+        self.install_comms(&decision, rank, first_seat);
         self.pass_commit(&decision, now_ms);
         self.plan_transfer(decision.state.as_ref(), rank);
         self.resuming.clear();
@@ -48,8 +48,8 @@ impl Engine {
         self.check_caught_up();
     }
 
-    fn install_comms(&mut self, decision: &Decision, first_seat: bool) {
-        for c in &decision.comms {
+    fn install_comms(&mut self, decision: &Decision, rank: Rank, first_seat: bool) {
+        for c in decision.comms.iter().filter(|c| c.group.contains(&rank)) {
             let known = self.comms.entry(c.comm).or_insert_with(|| Comm::new(c.group.clone(), c.step_first));
             known.broken.clone_from(&c.broken);
             if first_seat {

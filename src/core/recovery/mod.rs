@@ -91,7 +91,8 @@ pub fn decide(evidence: &Evidence<'_>) -> Result<Decision, Undecided> {
         .filter(|(rank, _)| view.occupant(**rank).is_some() && !reseated.contains(rank))
         .map(|(rank, report)| (*rank, report))
         .collect();
-    let committed = survivors.values().map(|r| r.step.committed).max().unwrap_or(0);
+    let steps = || survivors.values().map(|r| r.step.committed);
+    let committed = if crate::planted!(CommitAsOp) { steps().min() } else { steps().max() }.unwrap_or(0);
     let judge =
         Judge { evidence, policy, view: &view, reseated: &reseated, survivors: &survivors, committed };
     let mut comms = Vec::new();
@@ -168,6 +169,17 @@ fn reseat(evidence: &Evidence<'_>, policy: Policy) -> Result<(View, BTreeSet<Ran
     if missing > 0 { Err(Undecided::SpareMissing { seats: missing }) } else { Ok((view, reseated)) }
 }
 
+/// What ends an op whatever its ranks hold: an error that a rank was given where the last decision did not know of the
+/// op, which binds as well, or calls that differ.
+fn failure_in(records: &[(Rank, &OpReport)]) -> Option<FailCause> {
+    let given = records.iter().find_map(|(_, o)| o.failed.clone());
+    given.or_else(|| {
+        let (one, first) = records.first()?;
+        let (two, other) = records.iter().find(|(_, o)| o.spec != first.spec)?;
+        Some(FailCause::Mismatch { one: *one, one_spec: first.spec, two: *two, two_spec: other.spec })
+    })
+}
+
 struct Judge<'a> {
     evidence: &'a Evidence<'a>,
     policy: Policy,
@@ -181,10 +193,13 @@ impl Judge<'_> {
     fn communicators(&self) -> Vec<(CommId, Vec<Rank>)> {
         let mut groups: BTreeMap<CommId, Vec<Rank>> = BTreeMap::new();
         if let Some(last) = self.evidence.last {
-            groups.extend(last.comms.iter().map(|c| (c.comm, c.group.clone())));
+            // One of which no rank is left begins anew when its newcomers split again.
+            let lives_on = |group: &[Rank]| group.iter().any(|rank| self.survivors.contains_key(rank));
+            let known = last.comms.iter().filter(|c| lives_on(&c.group));
+            groups.extend(known.map(|c| (c.comm, c.group.clone())));
         }
-        for report in self.survivors.values() {
-            for c in &report.comms {
+        for (rank, report) in self.survivors {
+            for c in report.comms.iter().filter(|c| c.group.contains(rank)) {
                 groups.entry(c.comm).or_insert_with(|| c.group.clone());
             }
         }
@@ -261,8 +276,7 @@ impl Judge<'_> {
             // An error binds like an attempt does: somebody may have been given it.
             return Ok(failed.clone());
         }
-        let (first_rank, first) = records[0];
-        let spec = first.spec;
+        let spec = records[0].1.spec;
         let newest = records.iter().map(|(_, o)| (o.attempt, &o.group)).max_by_key(|(attempt, _)| *attempt);
         let (attempt, group) = match (decided, newest) {
             (Some(d), Some((a, _))) if d.attempt >= a => (d.attempt, d.group.clone()),
@@ -278,9 +292,8 @@ impl Judge<'_> {
             group: group.clone(),
             held: Vec::new(),
         };
-        if let Some((rank, other)) = records.iter().find(|(_, o)| o.spec != spec) {
-            let (one, one_spec, two, two_spec) = (first_rank, spec, *rank, other.spec);
-            return Ok(fail(FailCause::Mismatch { one, one_spec, two, two_spec }));
+        if let Some(cause) = failure_in(&records) {
+            return Ok(fail(cause));
         }
         // A set that lost its root made no progress that could be kept without it: judged as the whole communicator.
         let dense = spec.over(comm_group, &group).unwrap_or(spec);

@@ -52,6 +52,7 @@ fn row(seq: u64, is_done: bool) -> OpReport {
         lost: Holding::Nothing {},
         released: is_done,
         done: is_done,
+        failed: None,
     }
 }
 

@@ -73,8 +73,10 @@ pub struct OpReport {
     pub released: bool,
     /// Every chunk due here was Final at some time.
     pub done: bool,
+    /// The error it ended with here.
+    pub failed: Option<FailCause>,
 }
-wire!(struct OpReport { seq, spec, attempt, group, held, lost, released, done });
+wire!(struct OpReport { seq, spec, attempt, group, held, lost, released, done, failed });
 
 /// One communicator in a member's ledger.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -76,7 +76,8 @@ impl Checkers {
     /// A decision was written.
     pub fn decided(&mut self, decision: &Decision) {
         self.seats.decided(decision, &mut self.violations);
-        self.uniform.decided(decision);
+        let is_beyond = self.budget.len() > self.promised as usize;
+        self.uniform.decided(decision, is_beyond, &mut self.violations);
     }
 
     /// What a member keeps while ops run.

@@ -38,7 +38,10 @@ impl Uniform {
     /// A result that only its owner has is made again from all inputs: where no spare comes it is lost with the
     /// owner, and the communicator with it. Partials kept before the owner would save it; they are not built yet
     /// (docs/testing.md, what is not covered).
-    pub(super) fn decided(&mut self, decision: &Decision) {
+    ///
+    /// Whether more was lost than promised is judged here: when the error reaches a caller, the world may be whole
+    /// again.
+    pub(super) fn decided(&mut self, decision: &Decision, is_beyond: bool, violations: &mut Vec<String>) {
         // A communicator that no survivor knows begins anew with its newcomers: it has no history to repeat.
         let lives_on = |op: &OpId| decision.comms.iter().any(|c| c.comm == op.comm);
         self.bits.retain(|(op, ..), _| lives_on(op));
@@ -47,6 +50,17 @@ impl Uniform {
             let single = matches!(op.spec.collective, Collective::Reduce | Collective::ReduceScatter);
             if single && matches!(op.verdict, Verdict::Fail { cause: FailCause::Unrecoverable { .. } }) {
                 self.lost_with_owner.entry(op.id.comm).or_insert(op.id.seq);
+            }
+        }
+        for op in &decision.ops {
+            let Verdict::Fail { cause: cause @ FailCause::Unrecoverable { .. } } = &op.verdict else {
+                continue;
+            };
+            let is_known = !self.beyond.insert(op.id);
+            if !is_known && !is_beyond && !self.unretained && !self.owner_only(op.id) {
+                let epoch = decision.view.epoch;
+                violations
+                    .push(format!("P6 within the promise: {} ({}) in {epoch}: {cause:?}", op.id, op.spec));
             }
         }
     }
@@ -72,7 +86,9 @@ impl Uniform {
             return;
         }
         if let Err(Some(text @ OpError::Failed { cause: FailCause::Unrecoverable { .. }, .. })) = &f.result {
-            if !is_beyond && !self.unretained && !self.owner_only(f.op) {
+            // An op behind one that is lost ends with the same error.
+            let is_behind = self.beyond.iter().any(|o| o.comm == f.op.comm);
+            if !is_beyond && !is_behind && !self.unretained && !self.owner_only(f.op) {
                 violations
                     .push(format!("P6 within the promise: {} at {} ({}): {text}", f.op, f.member, f.rank));
             }
