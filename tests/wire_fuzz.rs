@@ -55,6 +55,7 @@ fn corpus() -> Vec<Vec<u8>> {
         next: OpSeq(9),
         ops: vec![op],
         step_first: OpSeq(3),
+        begins: OpSeq(4),
     };
     let step = StepReport {
         committed: 4,
@@ -73,6 +74,7 @@ fn corpus() -> Vec<Vec<u8>> {
             comm: CommId(0),
             group: vec![Rank(0), Rank(1)],
             step_first: OpSeq(3),
+            begins: OpSeq(5),
             broken: Some(cause),
         }],
         ops: Vec::new(),

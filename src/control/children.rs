@@ -76,11 +76,25 @@ mod tests {
         assert_eq!(state("12 (sleep) S 1 2"), Some('S'));
         assert_eq!(state("12 (a) R (b)) D 1 2"), Some('D'));
         assert_eq!(state("12 (sleep"), None);
+        assert!(!is_running(u32::MAX), "no panic on a pid that is not there");
+    }
+
+    #[test]
+    fn a_busy_child_runs_and_a_stopped_one_does_not() {
+        let mut child = std::process::Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
+        let pid = child.id();
+        let until = |wanted: bool| {
+            while is_running(pid) != wanted {
+                std::thread::yield_now();
+            }
+        };
+        until(true);
         assert!(
-            is_running(std::process::id()) || !is_running(u32::MAX),
-            "no panic on a pid that is not there"
+            std::process::Command::new("kill").args(["-STOP", &pid.to_string()]).status().unwrap().success()
         );
-        assert!(!is_running(u32::MAX));
+        until(false);
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use phalanx_core::engine::{Action, Engine, Op, STATE_COMM, Turn};
 use phalanx_core::error::OpError;
-use phalanx_core::ids::{ChunkId, CommId, MemberId, OpId, OpSeq, Rank};
+use phalanx_core::ids::{ChunkId, CommId, Epoch, MemberId, OpId, OpSeq, Rank};
 use phalanx_core::plan::{Order, Place, Step, Target};
 use phalanx_core::spec::ReduceOp;
 use phalanx_core::window::ByOp;
@@ -68,6 +68,12 @@ pub struct Executor<T> {
     aside_bytes: usize,
     notices: VecDeque<Notice>,
     events: Vec<LinkEvent>,
+    /// The steps that could not be done in this turn, one a communicator.
+    waiting: Vec<Turn>,
+    /// Whose links are looked at for them.
+    peers: Vec<MemberId>,
+    /// Links on which nothing of this epoch was seen yet: messages of an earlier one may lie in their slots.
+    stale: Vec<MemberId>,
 }
 
 /// Bytes of early messages kept aside at most; beyond it they wait in their slots.
@@ -104,6 +110,9 @@ impl<T: Transport> Executor<T> {
             aside_bytes: 0,
             notices: VecDeque::new(),
             events: Vec::new(),
+            waiting: Vec::new(),
+            peers: Vec::new(),
+            stale: Vec::new(),
         }
     }
 
@@ -140,12 +149,12 @@ impl<T: Transport> Executor<T> {
         }
         moved |= self.confirm();
         let mut comm = CommId(0);
-        let mut full = None;
+        self.waiting.clear();
         // Communicators in order of their id, looked up afresh each time: a step may add or end some.
         loop {
             while let Some(turn) = self.engine.next_step(comm) {
                 if !self.try_step(turn, now_ms) {
-                    full = full.or_else(|| matches!(turn.step, Step::Send { .. }).then_some(turn.op));
+                    self.waiting.push(turn);
                     break;
                 }
                 moved = true;
@@ -156,32 +165,58 @@ impl<T: Transport> Executor<T> {
                 None => break,
             }
         }
-        if let Some(op) = full.filter(|_| !moved && self.engine.comm_ids().nth(1).is_some()) {
-            moved |= self.make_room(op);
+        if !moved {
+            moved = self.make_room();
         }
         moved | self.drain_actions()
     }
 
-    /// A plan is proven free of deadlock with the slots of its links to itself. Where several communicators share them,
-    /// all ranks may wait to send, each with its arrivals in the way of the other communicator's: what came for the
-    /// ranks of the waiting op is set aside, so that their sends go on.
-    fn make_room(&mut self, waiting: OpId) -> bool {
-        let Some(op) = self.engine.op(waiting) else { return false };
-        let peers = op.group.iter().filter(|rank| Some(**rank) != self.engine.rank());
-        let peers: Vec<MemberId> = peers.filter_map(|rank| self.engine.view().occupant(*rank)).collect();
+    /// A plan is proven free of deadlock with the slots of its links to itself, but others use them too. Messages of an
+    /// earlier epoch lie in them until their receiver looks at the link. A confirmation of an earlier op may lie before
+    /// what a rank waits to send. Where several communicators share links, all ranks may wait to send, each with its
+    /// arrivals in the way of the other communicator's, or an awaited confirmation may lie behind them. So when nothing
+    /// moves, links of the ops that wait are rid of confirmations, and of everything if a send waits; and so are those
+    /// on which a confirmation is awaited.
+    fn make_room(&mut self) -> bool {
+        let is_shared = self.engine.comm_ids().nth(1).is_some();
+        // To look at a link drops what is of an earlier epoch.
+        self.stale.retain(|member| self.transport.peek(*member).is_none());
+        if !is_shared && !self.engine.is_confirming() {
+            return false;
+        }
+        let waiting = std::mem::take(&mut self.waiting);
+        let sends = is_shared && waiting.iter().any(|turn| matches!(turn.step, Step::Send { .. }));
         let mut moved = false;
-        for member in peers {
-            while let Some(arrival) = self.transport.peek(member) {
-                if arrival.header.kind == Kind::Confirm {
-                    self.transport.consume(member);
-                    self.engine.handle_confirm(member, &arrival.header);
-                } else if self.aside_bytes < ASIDE_BYTES_MAX {
-                    self.set_aside(member, arrival);
-                } else {
-                    break;
-                }
-                moved = true;
+        if is_shared {
+            let awaited: Vec<MemberId> = self.engine.awaited_confirms().collect();
+            for member in awaited {
+                moved |= self.clear_way(member, true);
             }
+        }
+        for op in waiting.iter().filter_map(|turn| self.engine.op(turn.op)) {
+            let others = op.group.iter().filter(|rank| Some(**rank) != self.engine.rank());
+            self.peers.extend(others.filter_map(|rank| self.engine.view().occupant(*rank)));
+        }
+        while let Some(member) = self.peers.pop() {
+            moved |= self.clear_way(member, sends);
+        }
+        self.waiting = waiting;
+        moved
+    }
+
+    /// Takes confirmations at the head of a link, and sets other messages aside, or stops at them.
+    fn clear_way(&mut self, member: MemberId, sets_aside: bool) -> bool {
+        let mut moved = false;
+        while let Some(arrival) = self.transport.peek(member) {
+            if arrival.header.kind == Kind::Confirm {
+                self.transport.consume(member);
+                self.engine.handle_confirm(member, &arrival.header);
+            } else if sets_aside && self.aside_bytes < ASIDE_BYTES_MAX {
+                self.set_aside(member, arrival);
+            } else {
+                break;
+            }
+            moved = true;
         }
         moved
     }
@@ -210,6 +245,9 @@ impl<T: Transport> Executor<T> {
                     .map(|p| Peer { member: p.member, host: p.host, tcp: p.tcp, shm: p.shm })
                     .collect();
                 self.transport.open(epoch, &peers);
+                if epoch > Epoch(1) {
+                    self.stale = peers.iter().map(|p| p.member).collect();
+                }
             }
             Action::Save { op } => self.with_memory(op, |m, _, _| m.save()),
             Action::Restore { op } => self.with_memory(op, |m, _, _| m.restore()),

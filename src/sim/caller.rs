@@ -50,6 +50,8 @@ pub struct Caller {
     state_words: usize,
     open: BTreeMap<OpId, Open>,
     results: BTreeMap<usize, u64>,
+    /// Ops called before the first step.
+    prelude: usize,
     /// Results got so far.
     pub completed: u32,
     /// How it ended, if not by finishing.
@@ -59,6 +61,8 @@ pub struct Caller {
 }
 
 const GARBAGE: u8 = 0xA5;
+/// Ops before the first step count from here.
+const PRELUDE: usize = 1_000;
 
 impl Caller {
     /// The program, before its first call.
@@ -78,6 +82,7 @@ impl Caller {
             state_words,
             open: BTreeMap::new(),
             results: BTreeMap::new(),
+            prelude: 0,
             completed: 0,
             error: None,
             gone: false,
@@ -121,6 +126,17 @@ impl Caller {
                     return true;
                 }
                 if self.asked {
+                    return false;
+                }
+                let is_first = x.engine.rank().is_some() && !x.engine.is_newcomer() && self.step == 0;
+                if let Some(op) = s.before_steps().get(self.prelude).filter(|_| is_first) {
+                    if self.open.values().any(|o| !o.over) {
+                        return false;
+                    }
+                    self.prelude += 1;
+                    return self.post((PRELUDE + self.prelude, *op), x, s, checks, now_ms);
+                }
+                if self.open.values().any(|o| !o.over) {
                     return false;
                 }
                 self.asked = true;

@@ -125,6 +125,8 @@ pub struct Scenario {
     pub slow_links: SlowLinks,
     /// Longest time that a program computes between two calls.
     pub think_us_max: u64,
+    /// Ops that the first ranks call before their first step.
+    pub prelude: u32,
     /// No op but a barrier has fewer elements a rank.
     pub count_min: u64,
 }
@@ -235,6 +237,7 @@ impl Scenario {
         let (percent, factor) = r.pick(&[(0u64, 1u64), (20, 10), (20, 10), (40, 30)]);
         self.slow_links = SlowLinks { percent, factor };
         self.think_us_max = r.pick(&[0u64, 0, 500, 20_000, 60_000]);
+        self.prelude = Random::new(mix(&[self.seed, 11])).pick(&[0u32, 0, 0, 1, 2]);
         if r.chance(70) {
             self.faults.clear();
         }
@@ -318,6 +321,7 @@ impl Scenario {
             traps: Vec::new(),
             slow_links: SlowLinks::default(),
             think_us_max: 0,
+            prelude: 0,
             count_min: 0,
         }
     }
@@ -367,6 +371,14 @@ impl Scenario {
             out.extend(from.next());
         }
         out
+    }
+
+    /// What a rank of the first hour calls before its first step; nobody replays it.
+    #[must_use]
+    pub fn before_steps(&self) -> Vec<PlannedOp> {
+        let mut ops = self.world_ops(u64::MAX);
+        ops.truncate(self.prelude as usize);
+        ops
     }
 
     /// Ops of a step.

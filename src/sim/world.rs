@@ -400,9 +400,8 @@ impl World {
         if let Some(text) = text {
             self.say(|| text);
         }
-        let keeps = self.scenario.is_wide();
         if let Some(m) = self.members.get_mut(&to).filter(|m| m.alive) {
-            if m.stopped && keeps {
+            if m.stopped {
                 m.unread.push(message);
                 return;
             }

@@ -182,6 +182,7 @@ impl Coordinator {
     fn give_up(&mut self) {
         let why = "every rank that had the state of the step is lost; start again from a checkpoint";
         self.phase = Phase::Finished;
+        self.given_up = Some(why.to_owned());
         self.events.push_back(WorldEvent::Unrecoverable(why.to_owned()));
         for &member in self.known.keys() {
             self.messages.push_back((member, Downward::Evicted { epoch: self.epoch, cause: why.to_owned() }));

@@ -16,7 +16,7 @@ use crate::policy::Rules;
 use crate::recovery::{self, Evidence};
 use crate::view::{MemberInfo, View};
 use crate::wire::codec::wire;
-use crate::wire::message::{Decision, Downward, Loss, Milestone, Report, Upward, VERSION};
+use crate::wire::message::{CommDecision, Decision, Downward, Loss, Milestone, Report, Upward, VERSION};
 
 mod fencing;
 mod links;
@@ -104,6 +104,8 @@ pub struct Coordinator {
     messages: VecDeque<(MemberId, Downward)>,
     writes: VecDeque<Record>,
     events: VecDeque<WorldEvent>,
+    /// Why the run ended before its ranks were done.
+    given_up: Option<String>,
     /// A restarted coordinator fences once everybody known is back or overdue.
     rejoining: bool,
 }
@@ -144,6 +146,7 @@ impl Coordinator {
             messages: VecDeque::new(),
             writes: VecDeque::new(),
             events: VecDeque::new(),
+            given_up: None,
             rejoining: formed,
         }
     }
@@ -243,7 +246,9 @@ impl Coordinator {
             return;
         }
         if self.phase == Phase::Finished {
-            self.messages.push_back((from, Downward::Finished {}));
+            let evicted = |cause: &String| Downward::Evicted { epoch: self.epoch, cause: cause.clone() };
+            let end = self.given_up.as_ref().map_or(Downward::Finished {}, evicted);
+            self.messages.push_back((from, end));
             return;
         }
         self.messages.push_back((from, Downward::Welcome { version: VERSION, rules: self.rules.clone() }));
@@ -293,6 +298,10 @@ impl Coordinator {
             Phase::Fencing | Phase::Vacant { .. }
                 if epoch < self.epoch && self.view.rank_of(member).is_some() =>
             {
+                // The fence asks for what came of the last decision.
+                if let Some(decision) = self.last.clone().filter(|d| epoch < d.view.epoch) {
+                    self.messages.push_back((member, Downward::Decide { decision }));
+                }
                 let fence = Downward::Fence { epoch: self.epoch, losses: self.losses.clone() };
                 self.messages.push_back((member, fence));
             }
@@ -317,7 +326,7 @@ impl Coordinator {
         let view = View { epoch: self.epoch, seats: self.view.seats.clone(), members };
         let group = (0..self.rules.world_size).map(Rank).collect();
         let world =
-            crate::wire::message::CommDecision { comm: CommId(0), group, step_first: OpSeq(0), broken: None };
+            CommDecision { comm: CommId(0), group, step_first: OpSeq(0), begins: OpSeq(0), broken: None };
         let decision = Decision {
             view,
             losses: Vec::new(),

@@ -184,6 +184,11 @@ fn a_world_whose_ranks_all_died_is_not_finished_but_lost() {
     assert!(!events.contains(&WorldEvent::Finished));
     let is_told = |(m, a): &(MemberId, Action)| *m == spare && matches!(a, Action::Halt { .. });
     assert!(world.actions.iter().any(is_told), "{:?}", world.actions);
+    // Who came after that was told that the run had finished.
+    let late = world.add(10, None);
+    world.pump(ALL);
+    let is_told = |(m, a): &(MemberId, Action)| *m == late && matches!(a, Action::Halt { .. });
+    assert!(world.actions.iter().any(is_told), "{:?}", world.actions);
 }
 
 /// Found by review: every clean exit after the end was told as a loss.

@@ -25,7 +25,7 @@ impl Engine {
             return Err(self.evicted_call());
         }
         let Some(rank) = self.rank else { return Err(CallError::NotSeated { member: self.me }) };
-        if self.newcomer && !self.step.open {
+        if self.newcomer && self.is_spare() && !self.step.open {
             // What the others called outside of steps is over, and nobody keeps it: this call would be taken for one
             // of the step that they are in.
             let next = "make it inside a step, where it is replayed";
@@ -152,7 +152,9 @@ impl Engine {
         let plan = self.plan(&dense, group.len() as u32, place)?;
         let retained = self.retains(shape);
         let stable = self.comms.get(&id.comm).map_or(OpSeq(0), |c| c.done_below);
-        Ok(Op { retained, stable, ..Op::new(id, spec, attempt, group, plan, shape) })
+        let op = Op { retained, stable, ..Op::new(id, spec, attempt, group, plan, shape) };
+        self.confirming |= Self::confirms(&op, self.retain_bytes());
+        Ok(op)
     }
 
     /// Up to this size a copy of the result stands in for the release wait.
@@ -222,6 +224,9 @@ impl Engine {
         }
         self.step.asked = false;
         self.step.open = true;
+        for c in self.comms.values_mut() {
+            c.begins = c.next;
+        }
         if let Some(transfer) =
             self.transfer.as_mut().filter(|t| !t.incoming && t.committed == self.step.committed)
         {
@@ -259,8 +264,14 @@ impl Engine {
     /// gave up nothing of them is served any more.
     pub fn handle_state_gone(&mut self) {
         self.step.state_gone = self.step.open;
-        if let Some(transfer) = &mut self.transfer {
-            transfer.op.posted = false;
+        let Some(transfer) = &mut self.transfer else { return };
+        transfer.op.posted = false;
+        if self.step.open
+            && !transfer.incoming
+            && let Some(peer) = self.rank
+        {
+            // A newcomer waits for the rest of it: the next decision takes it from others.
+            self.messages.push_back(Upward::Mismatch { op: transfer.op.id, peer, epoch: self.epoch });
         }
     }
 

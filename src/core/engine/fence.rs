@@ -14,7 +14,10 @@ impl Engine {
         match message {
             Downward::Welcome { rules, .. } => {
                 self.rules = Some(rules);
-                self.leased_from_ms = self.leased_from_ms.max(now_ms);
+                if self.rank.is_none() {
+                    // Who has a seat may have lost it while nobody heard of it: its lease is renewed by a beat alone.
+                    self.leased_from_ms = self.leased_from_ms.max(now_ms);
+                }
                 self.beat_due_ms = now_ms;
             }
             Downward::BeatSeen { epoch: _, stable } => self.handle_beat_seen(&stable, now_ms),
@@ -89,8 +92,9 @@ impl Engine {
             Some(_) => c.next,
             None => c.step_first,
         };
-        let ops = c.ops.range(step_first..).filter(|o| o.posted).map(Op::report).collect();
-        CommReport { comm: id, group: c.group.clone(), next: c.next, ops, step_first }
+        let ops = c.ops.range(step_first..).filter(|o| o.posted && !o.is_left_out).map(Op::report).collect();
+        let begins = if self.step.open && passed.is_none() { c.begins } else { c.next };
+        CommReport { comm: id, group: c.group.clone(), next: c.next, ops, step_first, begins }
     }
 
     /// `None` for a rank that never was new, or is no longer waiting for its state.

@@ -117,6 +117,8 @@ struct Comm {
     /// Every op below this is complete everywhere.
     stable: OpSeq,
     step_first: OpSeq,
+    /// First op of the open step.
+    begins: OpSeq,
     /// Every op below this is released here.
     released_below: OpSeq,
     ops: Window<Op>,
@@ -132,6 +134,7 @@ impl Comm {
             done_below: first,
             stable: first,
             step_first: first,
+            begins: first,
             released_below: first,
             ops: Window::default(),
             broken: None,
@@ -207,6 +210,8 @@ pub struct Engine {
     mismatched: bool,
     /// Confirmations of ops that are not called here yet.
     early_confirms: Vec<(OpId, Attempt, Rank)>,
+    /// Some op so far had to be confirmed, here or elsewhere: links may carry confirmations.
+    confirming: bool,
     /// The caller has said good-bye.
     leaving: bool,
 }
@@ -242,6 +247,7 @@ impl Engine {
             faults: BTreeMap::new(),
             mismatched: false,
             early_confirms: Vec::new(),
+            confirming: false,
             leaving: false,
         };
         engine.handle_connected();
@@ -331,6 +337,17 @@ impl Engine {
             return self.transfer.as_ref().map(|t| &t.op).filter(|o| o.id == id);
         }
         self.comms.get(&id.comm)?.ops.get(id.seq)
+    }
+
+    /// Whether it joined to take whatever seat is vacated.
+    fn is_spare(&self) -> bool {
+        self.info.wants.is_none()
+    }
+
+    /// Whether links may carry confirmations.
+    #[must_use]
+    pub fn is_confirming(&self) -> bool {
+        self.confirming
     }
 
     /// Communicators of this rank.

@@ -75,6 +75,8 @@ pub struct Op {
     pub posted_ms: u64,
     /// The coordinator has been told that it is overdue, in this epoch.
     pub overdue: bool,
+    /// Others have it, and this rank is served nothing of it: no part of the ledger any more.
+    pub is_left_out: bool,
     /// Results are in the retention log, apart from the caller's memory.
     pub logged: bool,
     /// Signature for the header, computed once.
@@ -158,6 +160,7 @@ impl Op {
             stable: OpSeq(0),
             posted_ms: 0,
             overdue: false,
+            is_left_out: false,
             logged: false,
             signature: spec.signature(),
         }

@@ -149,6 +149,9 @@ impl Engine {
         }
         let Some(rank) = self.view.rank_of(from) else { return };
         if self.op(header.op).is_none() {
+            if self.comms.get(&header.op.comm).is_some_and(|c| header.op.seq < c.next) {
+                return; // Over and forgotten here.
+            }
             // Its sender needed nothing from this rank and is ahead of the call here.
             self.early_confirms.push((header.op, header.attempt, rank));
             return;

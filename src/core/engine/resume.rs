@@ -48,12 +48,14 @@ impl Engine {
         self.check_caught_up();
     }
 
+    /// A spare begins where the others' step began; a rank that has missed the first decision, where all did.
     fn install_comms(&mut self, decision: &Decision, rank: Rank, first_seat: bool) {
         for c in decision.comms.iter().filter(|c| c.group.contains(&rank)) {
-            let known = self.comms.entry(c.comm).or_insert_with(|| Comm::new(c.group.clone(), c.step_first));
+            let first = if self.is_spare() { c.begins } else { c.step_first };
+            let known = self.comms.entry(c.comm).or_insert_with(|| Comm::new(c.group.clone(), first));
             known.broken.clone_from(&c.broken);
             if first_seat {
-                known.step_first = c.step_first;
+                known.step_first = first;
             }
         }
         if first_seat {
@@ -91,8 +93,11 @@ impl Engine {
             return; // Complete everywhere and forgotten here.
         }
         let place = self.place_in(&d.group);
-        if !known && matches!(d.held.get(place.index()), Some(Holding::Satisfied {})) {
-            return; // Others have it, and this rank's caller was given an error before, or has left.
+        if matches!(d.held.get(place.index()), Some(Holding::Satisfied {}))
+            && self.op(d.id).is_none_or(|o| !o.done)
+        {
+            self.leave_out(d, decision, rank);
+            return;
         }
         if !known {
             let shape = CallShape { in_place: true, retention: Retention::None };
@@ -137,6 +142,17 @@ impl Engine {
         }
     }
 
+    /// Others have the op, and this rank is served nothing of it: its caller was given an error before, or has left. If
+    /// it has called the op since the ledger was told, it gets an error of its own, which binds nobody else.
+    fn leave_out(&mut self, d: &OpDecision, decision: &Decision, rank: Rank) {
+        let broken = decision.comms.iter().find(|c| c.comm == d.id.comm).and_then(|c| c.broken.clone());
+        if let Some(op) = self.op_mut(d.id) {
+            op.failed = Some(broken.unwrap_or(FailCause::Expired { missing: vec![rank] }));
+            op.is_left_out = true;
+            op.steps.clear();
+        }
+    }
+
     /// Which ops are replay for the newcomers and which were cut short by the loss. An op that is complete here waits
     /// for nothing.
     fn note_progress(&mut self, d: &OpDecision, decision: &Decision, place: Rank) {
@@ -174,6 +190,13 @@ impl Engine {
         if twice {
             op.held = Bitmap::empty(chunks);
         }
+        // It has missed the decision that began this attempt: what it has is of another one.
+        let is_stale = op.attempt != d.attempt;
+        let is_spoiled = is_stale && op.posted && op.shape.in_place;
+        if is_stale {
+            op.held = Bitmap::empty(chunks);
+            op.done = false;
+        }
         op.plan = Arc::clone(&plan);
         op.attempt = d.attempt;
         op.group.clone_from(&d.group);
@@ -191,6 +214,10 @@ impl Engine {
             // The coordinator judged with the same rules; a plan it could not make is a verdict it would not give.
             Err(error) => panic!("{} on {}: the verdict is repair, but {error}", d.id, op.place),
         }
+        if is_spoiled {
+            self.actions.push_back(Action::Restore { op: d.id });
+        }
+        let Some(op) = self.op_mut(d.id) else { return };
         let (done, reopened) = (op.done, op.done && !op.is_whole());
         assert!(!reopened || op.released, "{}: done, not whole and not released", d.id);
         if done {

@@ -29,7 +29,7 @@ fn decision(epoch: u64, seats: &[Option<u64>], ops: Vec<OpDecision>) -> Downward
         seats: seats.iter().map(|s| s.map(MemberId)).collect(),
         members: seats.iter().flatten().map(|m| info(*m)).collect(),
     };
-    let comm = CommDecision { comm: WORLD, group, step_first: OpSeq(0), broken: None };
+    let comm = CommDecision { comm: WORLD, group, step_first: OpSeq(0), begins: OpSeq(0), broken: None };
     Downward::Decide {
         decision: Decision {
             view,
@@ -247,4 +247,54 @@ fn split_ids_follow_from_parent_and_place_alone() {
     engine.handle_split(CommId(5), vec![Rank(0)]).unwrap();
     let clash = engine.handle_split(CommId(5), vec![Rank(0), Rank(1)]).unwrap_err();
     assert!(matches!(clash, CallError::SplitClash { .. }), "{clash}");
+}
+
+/// Found by review: a rank that had missed the decision of a new attempt kept what it had of the old one, in a buffer
+/// that was never restored.
+#[test]
+fn a_rank_that_missed_a_new_attempt_begins_it_from_its_inputs() {
+    let (mut engine, id, spec) = with_an_op();
+    run_steps(&mut engine, id);
+    assert!(engine.op(id).unwrap().held.count() > 0);
+    fence(&mut engine, 3);
+    let shrunk = OpDecision {
+        attempt: Attempt(1),
+        group: vec![Rank(0), Rank(1), Rank(3)],
+        held: vec![Holding::Nothing {}; 3],
+        ..repair(id, spec, [const { Holding::Nothing {} }; 4])
+    };
+    engine.handle_message(decision(3, &[Some(1), Some(2), None, Some(4)], vec![shrunk]), 0);
+    let op = engine.op(id).unwrap();
+    assert_eq!((op.held.count(), op.done, op.attempt), (0, false, Attempt(1)));
+    let restores =
+        std::iter::from_fn(|| engine.poll_action()).any(|a| matches!(a, Action::Restore { op } if op == id));
+    assert!(restores, "its buffer holds results of the old attempt");
+}
+
+/// Found by review: an op called after the ledger was told, of which the decision had left this rank out, never ended.
+#[test]
+fn a_rank_that_is_left_out_of_an_op_gets_an_error_of_its_own() {
+    let (mut engine, id, spec) = with_an_op();
+    while engine.poll_action().is_some() {}
+    fence(&mut engine, 2);
+    let all = Holding::Everything {};
+    let left_out = OpDecision {
+        verdict: Verdict::Keep {},
+        ..repair(id, spec, [Holding::Satisfied {}, all.clone(), all.clone(), all])
+    };
+    engine.handle_message(decision(2, &[Some(1), Some(2), Some(3), Some(4)], vec![left_out]), 0);
+    assert_eq!(completes(&mut engine), 1);
+    fence(&mut engine, 3);
+    assert!(engine.report().comms[0].ops.is_empty(), "its error binds nobody else");
+}
+
+/// Found by the simulator (draw 102007216): the answer to a join renewed the lease of a member that had been put out.
+#[test]
+fn a_welcome_renews_no_lease_of_a_rank() {
+    let (mut engine, id, _) = with_an_op();
+    let late = engine.rules().unwrap().lease_ms;
+    let rules = engine.rules().unwrap().clone();
+    engine.handle_timeout(late);
+    engine.handle_message(Downward::Welcome { version: VERSION, rules }, late);
+    assert_eq!(run_steps(&mut engine, id), 0, "its lease is over");
 }

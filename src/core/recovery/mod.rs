@@ -92,13 +92,20 @@ pub fn decide(evidence: &Evidence<'_>) -> Result<Decision, Undecided> {
         .map(|(rank, report)| (*rank, report))
         .collect();
     let steps = || survivors.values().map(|r| r.step.committed);
-    let committed = if crate::planted!(CommitAsOp) { steps().min() } else { steps().max() }.unwrap_or(0);
+    // A commit that was decided binds, also where nobody who has it is left: all had joined it.
+    let decided = evidence.last.map_or(0, |d| d.committed);
+    let committed = if crate::planted!(CommitAsOp) {
+        steps().min().unwrap_or(0)
+    } else {
+        steps().fold(decided, u64::max)
+    };
     let judge =
         Judge { evidence, policy, view: &view, reseated: &reseated, survivors: &survivors, committed };
     let mut comms = Vec::new();
     let mut ops = Vec::new();
     for (comm, group) in judge.communicators() {
         let step_first = judge.step_first(comm);
+        let begins = judge.begins(comm).max(step_first);
         let mut broken = judge.standing_failure(comm, &group);
         let mut failed = false;
         for seq in judge.op_seqs(comm, step_first) {
@@ -114,25 +121,38 @@ pub fn decide(evidence: &Evidence<'_>) -> Result<Decision, Undecided> {
             }
             ops.push(decision);
         }
-        comms.push(CommDecision { comm, group, step_first, broken });
+        comms.push(CommDecision { comm, group, step_first, begins, broken });
     }
     let (state, newcomers) = judge.state();
     Ok(Decision { losses: evidence.losses.to_vec(), newcomers, comms, ops, committed, state, view })
 }
 
-/// `Replace` needs a step; where ops run outside of one, or the wait for spares is over, its fallback rules.
+/// `Replace` needs a step; where an op that is not over runs outside of one, or the wait for spares is over, its
+/// fallback rules.
 fn policy_now(evidence: &Evidence<'_>) -> Policy {
     let rules = evidence.rules;
-    let outside = evidence.reports.values().any(|report| {
-        let newcomer = report.step.state_held.is_some();
-        !report.step.open
-            && !newcomer
-            && report.comms.iter().any(|c| c.ops.iter().any(|o| o.seq >= c.step_first))
-    });
     match rules.policy {
-        Policy::Replace if !evidence.losses.is_empty() && (evidence.fall_back || outside) => rules.fallback,
+        Policy::Replace if !evidence.losses.is_empty() && (evidence.fall_back || runs_outside(evidence)) => {
+            rules.fallback
+        }
         policy @ (Policy::Replace | Policy::Shrink | Policy::Abort) => policy,
     }
+}
+
+/// Whether a rank is inside an op that no step holds and that not every rank has behind it.
+fn runs_outside(evidence: &Evidence<'_>) -> bool {
+    let old = || evidence.reports.values().filter(|r| r.step.state_held.is_none());
+    let is_over = |comm: CommId, seq: OpSeq| {
+        old().filter_map(|r| r.comms.iter().find(|c| c.comm == comm)).all(|c| {
+            let row = c.ops.iter().find(|o| o.seq == seq);
+            c.next > seq && row.is_none_or(|o| o.done)
+        })
+    };
+    old().filter(|r| !r.step.open).any(|report| {
+        let rows =
+            |c: &CommReport| c.ops.iter().filter(|o| o.seq >= c.step_first).any(|o| !is_over(c.comm, o.seq));
+        report.comms.iter().any(rows)
+    })
 }
 
 /// Seats the spares, or leaves seats vacant; who sits newly.
@@ -223,6 +243,16 @@ impl Judge<'_> {
         let before =
             self.evidence.last.and_then(|l| l.comms.iter().find(|c| c.comm == comm)).map(|c| c.step_first);
         newest.max().max(before).unwrap_or_default()
+    }
+
+    /// First op of the step that newcomers run: as a rank in that step has it, else as the ranks before it will.
+    fn begins(&self, comm: CommId) -> OpSeq {
+        let old = || self.comm_reports(comm).filter(|(_, r, _)| r.step.state_held.is_none());
+        let is_in_step = |r: &Report| r.step.open && r.step.committed == self.committed;
+        let inside = old().filter(|(_, r, _)| is_in_step(r)).map(|(_, _, c)| c.begins).max();
+        let before = self.evidence.last.and_then(|l| l.comms.iter().find(|c| c.comm == comm));
+        let waiting = || old().map(|(_, _, c)| c.next).max().max(before.map(|c| c.begins));
+        inside.or_else(waiting).unwrap_or_default()
     }
 
     fn op_seqs(&self, comm: CommId, step_first: OpSeq) -> BTreeSet<OpSeq> {
@@ -339,6 +369,7 @@ impl Judge<'_> {
         gave_up: bool,
     ) -> Vec<Part<'b>> {
         let chunks = plan.chunks.len() as u32;
+        let begins = self.begins(comm);
         let of = |&rank: &Rank| {
             let occupant = self.view.occupant(rank);
             let live = occupant.is_some();
@@ -349,14 +380,17 @@ impl Judge<'_> {
             let survivor = self.survivors.get(&rank);
             let report = survivor.and_then(|r| r.comms.iter().find(|c| c.comm == comm));
             let forgotten = found.is_none() && report.is_some_and(|c| c.next > seq);
+            // What was called before the step, outside of one, is not replayed: others have it behind them.
+            let is_outside = survivor.is_none() && seq < begins;
             let has_left = occupant.is_some_and(|member| self.evidence.left.contains(&member));
             Part {
                 rank,
                 live,
                 record,
+                is_called: found.is_some(),
                 survives: survivor.is_some(),
-                is_absentee: found.is_none() && !forgotten && (gave_up || has_left),
-                satisfied: forgotten || record.is_some_and(|o| o.done),
+                is_absentee: found.is_none() && !forgotten && !is_outside && (gave_up || has_left),
+                satisfied: forgotten || is_outside || record.is_some_and(|o| o.done),
                 held: record.map_or_else(|| Bitmap::empty(chunks), |o| o.held.expand(chunks)),
                 lost: record.map_or_else(|| Bitmap::empty(chunks), |o| o.lost.expand(chunks)),
             }

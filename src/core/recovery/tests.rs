@@ -69,7 +69,8 @@ impl World {
             let ops: Vec<OpReport> = ops.collect();
             let group = (0..RANKS).map(Rank).collect();
             let next = OpSeq(ops.len() as u64);
-            let comm = CommReport { comm: CommId(0), group, next, ops, step_first: OpSeq(0) };
+            let comm =
+                CommReport { comm: CommId(0), group, next, ops, step_first: OpSeq(0), begins: OpSeq(0) };
             let step =
                 StepReport { committed: 0, open: true, state_bytes: 8, state_gone: false, state_held: None };
             Report { epoch: Epoch(2), comms: vec![comm], step }
@@ -185,4 +186,53 @@ fn where_nobody_is_left_who_has_the_state_there_is_nothing_to_decide() {
         newcomer.step.state_held = Some(Bitmap::empty(4));
     }
     assert_eq!(waiting.decide().unwrap_err(), Undecided::NobodyLeft);
+}
+
+/// Found by review: with the root dead nobody lacked anything, so the reduce ended well at ranks whose parts were lost.
+#[test]
+fn a_reduce_without_its_root_is_an_error() {
+    let mut world = World::new([&[CALLED], &[CALLED], &[CALLED], &[CALLED]]);
+    for report in world.reports.values_mut() {
+        report.comms[0].ops[0].spec.collective = Collective::Reduce;
+        report.step.open = false;
+    }
+    world.rules = Rules::new(RANKS, Policy::Shrink);
+    let decision = world.lose(0).decide().unwrap();
+    let cause = |v: &Verdict| matches!(v, Verdict::Fail { cause: FailCause::RankLost { .. } });
+    assert!(cause(&decision.ops[0].verdict), "{:?}", decision.ops[0].verdict);
+}
+
+/// Found by review: a rank that had left and owed its part to a reduce was waited for.
+#[test]
+fn a_part_that_will_not_come_ends_the_op() {
+    let mut world = World::new([&[CALLED], &[CALLED], &[], &[CALLED]]);
+    for op in world.reports.values_mut().flat_map(|r| &mut r.comms[0].ops) {
+        op.spec.collective = Collective::Reduce;
+    }
+    world.left = [MemberId(3)].into();
+    let fails = Verdict::Fail { cause: FailCause::Expired { missing: vec![Rank(2)] } };
+    assert_eq!(world.decide().unwrap().ops[0].verdict, fails);
+}
+
+/// Found by the simulator (draw 23043734): a commit that was decided was forgotten when the ranks that had it died.
+#[test]
+fn a_commit_that_was_decided_binds() {
+    let mut world = World::new([&[CALLED], &[CALLED], &[CALLED], &[CALLED]]);
+    let mut last = world.decide().unwrap();
+    last.committed = 5;
+    world.last = Some(last);
+    assert_eq!(world.decide().unwrap().committed, 5);
+}
+
+/// What was called before the first step, and is over, a newcomer neither calls nor is waited for at.
+#[test]
+fn newcomers_begin_where_the_step_of_the_others_began() {
+    let mut world = World::new([&[DONE, CALLED], &[DONE, CALLED], &[DONE, CALLED], &[DONE, CALLED]]);
+    for report in world.reports.values_mut() {
+        report.comms[0].begins = OpSeq(1);
+    }
+    let decision = world.lose(2).decide().unwrap();
+    assert_eq!(decision.comms[0].begins, OpSeq(1));
+    assert_eq!((&decision.ops[0].verdict, &decision.ops[0].id), (&Verdict::Keep {}, &id(0)));
+    assert_eq!(decision.ops[1].verdict, Verdict::Repair {});
 }

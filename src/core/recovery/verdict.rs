@@ -13,6 +13,8 @@ pub(super) struct Part<'a> {
     pub(super) rank: Rank,
     pub(super) live: bool,
     pub(super) record: Option<&'a OpReport>,
+    /// It has called the op; without a record, in another attempt than this.
+    pub(super) is_called: bool,
     /// It answered the fence: not seated just now.
     pub(super) survives: bool,
     /// It has not called the op and never will: it left the run, or was given an error before.
@@ -36,7 +38,7 @@ impl Part<'_> {
 
     /// Lives and may still call the op.
     fn is_uncalled(&self) -> bool {
-        self.live && self.record.is_none() && !self.satisfied
+        self.live && !self.is_called && !self.satisfied
     }
 
     fn is_released(&self) -> bool {
@@ -71,10 +73,14 @@ impl Case<'_> {
         if released {
             parts.iter_mut().filter(|p| p.is_absentee).for_each(|p| p.satisfied = true);
         }
-        let tally = Tally::of(self.spec, self.plan, parts);
-        if !tally.anybody_lacks {
+        let mut tally = Tally::of(self.spec, self.plan, parts);
+        // A reduce whose root is gone: nobody lacks anything, and there is no sum.
+        let is_rootless = self.spec.collective == Collective::Reduce
+            && parts.get(self.spec.root.index()).is_some_and(|p| !p.live);
+        if !tally.anybody_lacks && (released || !is_rootless) {
             return Ok(Verdict::Keep {});
         }
+        tally.all_held &= tally.anybody_lacks;
         if released { self.of_released(&tally, parts) } else { Ok(self.of_unreleased(&tally, parts)) }
     }
 
@@ -108,7 +114,8 @@ impl Case<'_> {
 
     fn of_unreleased(&self, tally: &Tally, parts: &[Part<'_>]) -> Verdict {
         let missing: Vec<Rank> = parts.iter().filter(|p| p.is_uncalled()).map(|p| p.rank).collect();
-        let gone = self.lacking_uncalled(parts).any(|p| p.is_absentee);
+        let gone = self.lacking_uncalled(parts).any(|p| p.is_absentee)
+            || !tally.all_held && self.contributors(parts).any(|p| p.is_absentee);
         if let Some(cause) = self.broken.filter(|_| gone) {
             return Verdict::Fail { cause: cause.clone() };
         }
@@ -148,6 +155,14 @@ impl Case<'_> {
 
     fn unrecoverable(&self, why: String) -> Verdict {
         Verdict::Fail { cause: FailCause::Unrecoverable { losses: self.losses.clone(), why } }
+    }
+
+    /// Ranks whose Input some chunk needs.
+    fn contributors<'p, 'b>(&self, parts: &'p [Part<'b>]) -> impl Iterator<Item = &'p Part<'b>> {
+        let n = parts.len() as u32;
+        let gives =
+            move |rank| self.plan.chunks.iter().any(|c| contributes(self.spec, c.start, c.len, rank, n));
+        parts.iter().enumerate().filter(move |(i, _)| gives(Rank(*i as u32))).map(|(_, p)| p)
     }
 
     /// Ranks that have not called it and are due something of it.

@@ -89,10 +89,12 @@ pub struct CommReport {
     pub next: OpSeq,
     /// Ops not known stable by all, ascending.
     pub ops: Vec<OpReport>,
-    /// First op of the open step.
+    /// First op that no commit covers.
     pub step_first: OpSeq,
+    /// First op of the open step, or of the one to come: ops before it were called outside of steps.
+    pub begins: OpSeq,
 }
-wire!(struct CommReport { comm, group, next, ops, step_first });
+wire!(struct CommReport { comm, group, next, ops, step_first, begins });
 
 /// Where a member stands in the sequence of steps.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -317,12 +319,14 @@ pub struct CommDecision {
     pub comm: CommId,
     /// Its world ranks.
     pub group: Vec<Rank>,
-    /// First op of the step the newcomers start in.
+    /// First op that no commit covers.
     pub step_first: OpSeq,
+    /// First op of the step the newcomers start in: what was called before it outside of steps they do not call.
+    pub begins: OpSeq,
     /// Set when it cannot go on: later calls get this error until the caller builds a new one.
     pub broken: Option<FailCause>,
 }
-wire!(struct CommDecision { comm, group, step_first, broken });
+wire!(struct CommDecision { comm, group, step_first, begins, broken });
 
 /// The next view and what becomes of every op. Written to the store before anybody acts on it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -444,6 +448,7 @@ mod tests {
                     comm: CommId(0),
                     group: vec![Rank(0), Rank(1)],
                     step_first: OpSeq(2),
+                    begins: OpSeq(2),
                     broken: None,
                 }],
                 ops: vec![op],

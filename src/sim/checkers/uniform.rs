@@ -21,8 +21,10 @@ enum Seen {
 /// Remembers every verdict.
 #[derive(Debug, Default)]
 pub struct Uniform {
-    verdicts: BTreeMap<OpId, (Seen, MemberId)>,
+    verdicts: BTreeMap<OpId, (Seen, BTreeSet<MemberId>)>,
     results: BTreeMap<(OpId, Rank), u64>,
+    /// Communicators whose numbers say something else than in a run without faults.
+    begun_anew: BTreeSet<CommId>,
     /// By contributor set too: a dead member's result over another set binds nobody.
     bits: BTreeMap<(OpId, Rank, Vec<Rank>), u64>,
     lost: BTreeSet<MemberId>,
@@ -44,8 +46,10 @@ impl Uniform {
     pub(super) fn decided(&mut self, decision: &Decision, is_beyond: bool, violations: &mut Vec<String>) {
         // A communicator that no survivor knows begins anew with its newcomers: it has no history to repeat.
         let lives_on = |op: &OpId| decision.comms.iter().any(|c| c.comm == op.comm);
+        self.begun_anew.extend(self.results.keys().filter(|(op, _)| !lives_on(op)).map(|(op, _)| op.comm));
         self.bits.retain(|(op, ..), _| lives_on(op));
         self.verdicts.retain(|op, _| lives_on(op));
+        self.results.retain(|(op, _), _| lives_on(op));
         for op in &decision.ops {
             let single = matches!(op.spec.collective, Collective::Reduce | Collective::ReduceScatter);
             if single && matches!(op.verdict, Verdict::Fail { cause: FailCause::Unrecoverable { .. } }) {
@@ -72,7 +76,10 @@ impl Uniform {
     pub(super) fn lost(&mut self, member: MemberId) {
         self.lost.insert(member);
         // A verdict that only the dead one had binds nobody under shrink (P2).
-        self.verdicts.retain(|_, (_, by)| *by != member);
+        self.verdicts.retain(|_, (_, by)| {
+            by.remove(&member);
+            !by.is_empty()
+        });
     }
 
     pub(super) fn finished(&mut self, f: &Finished, is_beyond: bool, violations: &mut Vec<String>) {
@@ -109,19 +116,20 @@ impl Uniform {
             Err(Some(OpError::Failed { cause, .. })) => Seen::Failed(Some(cause.clone())),
             Err(_) => Seen::Failed(None),
         };
-        match self.verdicts.get(&f.op) {
-            Some((before, by)) if *before != seen => violations.push(format!(
-                "I2 uniform: {} is {before:?} at {by}, but {seen:?} at {} ({})",
+        let (before, by) = self.verdicts.entry(f.op).or_insert_with(|| (seen.clone(), BTreeSet::new()));
+        if *before == seen {
+            by.insert(f.member);
+        } else {
+            violations.push(format!(
+                "I2 uniform: {} is {before:?} at {by:?}, but {seen:?} at {} ({})",
                 f.op, f.member, f.rank
-            )),
-            Some(_) => {}
-            None => {
-                self.verdicts.insert(f.op, (seen, f.member));
-            }
+            ));
         }
         if let Ok((contributors, bytes)) = &f.result {
             let now = fnv1a(bytes.iter().copied());
-            self.results.insert((f.op, f.rank), now);
+            if !self.begun_anew.contains(&f.op.comm) {
+                self.results.insert((f.op, f.rank), now);
+            }
             let before = *self.bits.entry((f.op, f.rank, contributors.clone())).or_insert(now);
             if before != now {
                 violations
