@@ -53,7 +53,7 @@ fn main() -> ExitCode {
         Some("doctor") => doctor::run(rest),
         Some("plan") => plan::run(rest),
         Some("run") => run::run(rest),
-        Some("sim") => Ok(sim::run(rest.into_iter().map(|a| a.to_string_lossy().into_owned()))),
+        Some("sim") => sim::run(rest),
         Some("bench") => bench::run(rest),
         Some("bench-rank") => bench_rank::run(rest),
         Some("--help" | "-h" | "help") | None => {

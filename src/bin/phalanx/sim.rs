@@ -1,14 +1,24 @@
 //! `phalanx sim`: seeds of the simulator, one seed explained, planted faults.
 
+use std::ffi::OsString;
 use std::ops::Range;
 
 use phalanx::sim::Scenario;
 use phalanx::sim::sweep::{Sweep, check, sweep};
 
+use crate::options::{self, Takes};
+
 const USAGE: &str =
-    "phalanx sim [--seeds A..B] [--threads N] [--json]   run seeds (default 0..10000, 2 threads)
-phalanx sim --seed S [--explain] [--json]           run one seed, print what happened
-phalanx sim --mutants [--seeds A..B]                plant each fault, say which checker finds it";
+    "phalanx sim [--seeds A..B] [--threads N] [--json] | --seed S [--explain] [--json] | --mutants";
+
+const OPTIONS: &[options::Option_] = &[
+    ("seeds", Takes::Value, "run these seeds, the last one not included (0..10000)"),
+    ("seed", Takes::Value, "run one seed"),
+    ("explain", Takes::Flag, "with --seed: print the scenario and what happened"),
+    ("threads", Takes::Value, "threads (2)"),
+    ("mutants", Takes::Flag, "plant each fault, and say which checker finds it at which of the seeds"),
+    ("json", Takes::Flag, "one JSON object"),
+];
 
 /// So many violations are printed in full.
 const SHOWN: usize = 20;
@@ -17,22 +27,14 @@ const SHOWN: usize = 20;
 struct Asked {
     seeds: Range<u64>,
     explain: bool,
-    one: bool,
     mutants: bool,
     json: bool,
     threads: usize,
 }
 
-/// Runs the subcommand with the words after `sim`; gives the exit code: 0 nothing found, 1 a violation (or a planted
-/// fault that nothing found), 2 wrong arguments.
-pub fn run(args: impl Iterator<Item = String>) -> i32 {
-    let asked = match parse(args) {
-        Ok(asked) => asked,
-        Err(text) => {
-            eprintln!("{text}\n{USAGE}");
-            return 2;
-        }
-    };
+/// Runs seeds; 0: nothing was found, 1: a violation, or a planted fault that nothing found.
+pub fn run(args: Vec<OsString>) -> Result<i32, String> {
+    let Some(asked) = parse(args)? else { return Ok(0) };
     if asked.mutants {
         return mutants(asked.seeds);
     }
@@ -41,36 +43,31 @@ pub fn run(args: impl Iterator<Item = String>) -> i32 {
         println!("{:?}", Scenario::draw(asked.seeds.start));
         outcome.lines.iter().for_each(|line| println!("{line}"));
         outcome.violations.iter().for_each(|text| println!("violation: {text}"));
-        return i32::from(!outcome.violations.is_empty());
+        return Ok(i32::from(!outcome.violations.is_empty()));
     }
     let found = sweep(asked.seeds, asked.threads);
     println!("{}", if asked.json { json(&found) } else { table(&found) });
-    i32::from(!found.violations.is_empty())
+    Ok(i32::from(!found.violations.is_empty()))
 }
 
-fn parse(mut args: impl Iterator<Item = String>) -> Result<Asked, String> {
-    let mut asked =
-        Asked { seeds: 0..10_000, explain: false, one: false, mutants: false, json: false, threads: 2 };
-    while let Some(word) = args.next() {
-        let mut value = || args.next().ok_or(format!("{word} needs a value"));
-        match word.as_str() {
-            "--seeds" => asked.seeds = range(&value()?)?,
-            "--seed" => {
-                let seed = number(&value()?)?;
-                asked.seeds = seed..seed + 1;
-                asked.one = true;
-            }
-            "--threads" => asked.threads = number(&value()?)?.clamp(1, 1024) as usize,
-            "--explain" => asked.explain = true,
-            "--mutants" => asked.mutants = true,
-            "--json" => asked.json = true,
-            _ => return Err(format!("`{word}` is not known here")),
-        }
+fn parse(args: Vec<OsString>) -> Result<Option<Asked>, String> {
+    let Some(options) = options::parse(USAGE, OPTIONS, args)? else { return Ok(None) };
+    if let Some(word) = options.words.first() {
+        return Err(format!("`{word}` is no option here; usage: {USAGE}"));
     }
-    if asked.explain && !asked.one {
+    let seed = options.text("seed").map(number).transpose()?;
+    let seeds = options.text("seeds").map(range).transpose()?.unwrap_or(0..10_000);
+    let asked = Asked {
+        seeds: seed.map_or(seeds, |seed| seed..seed + 1),
+        explain: options.has("explain"),
+        mutants: options.has("mutants"),
+        json: options.has("json"),
+        threads: options.get("threads", 2usize)?.clamp(1, 1024),
+    };
+    if asked.explain && seed.is_none() {
         return Err("--explain needs --seed".to_owned());
     }
-    Ok(asked)
+    Ok(Some(asked))
 }
 
 fn number(text: &str) -> Result<u64, String> {
@@ -121,13 +118,12 @@ fn json(s: &Sweep) -> String {
 }
 
 #[cfg(not(feature = "mutants"))]
-fn mutants(_: Range<u64>) -> i32 {
-    eprintln!("planted faults are not in this binary; build it with `--features mutants`");
-    2
+fn mutants(_: Range<u64>) -> Result<i32, String> {
+    Err("planted faults are not in this binary; build it with `--features mutants`".to_owned())
 }
 
 #[cfg(feature = "mutants")]
-fn mutants(seeds: Range<u64>) -> i32 {
+fn mutants(seeds: Range<u64>) -> Result<i32, String> {
     let mut missed = 0;
     println!("{:<16} {:>6}  found by", "planted", "seeds");
     for &mutant in phalanx::core::mutants::Mutant::ALL {
@@ -144,24 +140,26 @@ fn mutants(seeds: Range<u64>) -> i32 {
             }
         }
     }
-    missed
+    Ok(missed)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn words(text: &str) -> Result<Asked, String> {
-        parse(text.split_whitespace().map(str::to_owned))
+    fn words(text: &str) -> Result<Option<Asked>, String> {
+        parse(text.split_whitespace().map(OsString::from).collect())
     }
 
     #[test]
     fn arguments_are_read_and_wrong_ones_named() {
-        assert_eq!(words("--seeds 5..1_000 --threads 3").unwrap().seeds, 5..1000);
-        assert_eq!(words("--seed 7 --explain").unwrap().seeds, 7..8);
+        assert_eq!(words("--seeds 5..1_000 --threads 3").unwrap().unwrap().seeds, 5..1000);
+        assert_eq!(words("--seed 7 --explain").unwrap().unwrap().seeds, 7..8);
+        assert!(words("--help").unwrap().is_none());
         assert!(words("--seeds 9..9").unwrap_err().contains("empty"));
         assert!(words("--explain").unwrap_err().contains("--seed"));
         assert!(words("--sedes 1").unwrap_err().contains("`--sedes`"));
+        assert!(words("7").unwrap_err().contains("`7`"));
     }
 
     #[test]

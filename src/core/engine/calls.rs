@@ -101,6 +101,9 @@ impl Engine {
             op.shape = shape;
             op.retained = retained;
             op.posted_ms = now_ms;
+            if op.is_left_out {
+                self.ask_again(id);
+            }
         }
     }
 

@@ -92,7 +92,7 @@ impl Engine {
             Some(_) => c.next,
             None => c.step_first,
         };
-        let ops = c.ops.range(step_first..).filter(|o| o.posted && !o.is_left_out).map(Op::report).collect();
+        let ops = c.ops.range(step_first..).filter(|o| o.posted).map(Op::report).collect();
         let begins = if self.step.open && passed.is_none() { c.begins } else { c.next };
         CommReport { comm: id, group: c.group.clone(), next: c.next, ops, step_first, begins }
     }

@@ -75,7 +75,7 @@ pub struct Op {
     pub posted_ms: u64,
     /// The coordinator has been told that it is overdue, in this epoch.
     pub overdue: bool,
-    /// Others have it, and this rank is served nothing of it: no part of the ledger any more.
+    /// Others have it, and the last decision serves this rank nothing of it.
     pub is_left_out: bool,
     /// Results are in the retention log, apart from the caller's memory.
     pub logged: bool,

@@ -96,7 +96,7 @@ impl Engine {
         if matches!(d.held.get(place.index()), Some(Holding::Satisfied {}))
             && self.op(d.id).is_none_or(|o| !o.done)
         {
-            self.leave_out(d, decision, rank);
+            self.leave_out(d);
             return;
         }
         if !known {
@@ -142,14 +142,20 @@ impl Engine {
         }
     }
 
-    /// Others have the op, and this rank is served nothing of it: its caller was given an error before, or has left. If
-    /// it has called the op since the ledger was told, it gets an error of its own, which binds nobody else.
-    fn leave_out(&mut self, d: &OpDecision, decision: &Decision, rank: Rank) {
-        let broken = decision.comms.iter().find(|c| c.comm == d.id.comm).and_then(|c| c.broken.clone());
-        if let Some(op) = self.op_mut(d.id) {
-            op.failed = Some(broken.unwrap_or(FailCause::Expired { missing: vec![rank] }));
-            op.is_left_out = true;
-            op.steps.clear();
+    /// Others have the op, and this rank is served nothing of it: when the ledger was told it had not called the op, and
+    /// was not going to. If it has called it since, or does so later, it asks for another decision.
+    fn leave_out(&mut self, d: &OpDecision) {
+        let Some(op) = self.op_mut(d.id) else { return };
+        op.is_left_out = true;
+        op.steps.clear();
+        if op.posted {
+            self.ask_again(d.id);
+        }
+    }
+
+    pub(super) fn ask_again(&mut self, op: OpId) {
+        if let Some(peer) = self.rank {
+            self.messages.push_back(Upward::Mismatch { op, peer, epoch: self.epoch });
         }
     }
 
@@ -197,6 +203,7 @@ impl Engine {
             op.held = Bitmap::empty(chunks);
             op.done = false;
         }
+        op.is_left_out = false;
         op.plan = Arc::clone(&plan);
         op.attempt = d.attempt;
         op.group.clone_from(&d.group);

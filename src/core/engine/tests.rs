@@ -272,20 +272,30 @@ fn a_rank_that_missed_a_new_attempt_begins_it_from_its_inputs() {
 }
 
 /// Found by review: an op called after the ledger was told, of which the decision had left this rank out, never ended.
+/// Found by the simulator (draw 200022434): it ended with an error where the others had the result.
 #[test]
-fn a_rank_that_is_left_out_of_an_op_gets_an_error_of_its_own() {
+fn a_rank_that_is_left_out_of_an_op_it_has_called_since_asks_for_it() {
     let (mut engine, id, spec) = with_an_op();
     while engine.poll_action().is_some() {}
     fence(&mut engine, 2);
     let all = Holding::Everything {};
     let left_out = OpDecision {
         verdict: Verdict::Keep {},
-        ..repair(id, spec, [Holding::Satisfied {}, all.clone(), all.clone(), all])
+        ..repair(id, spec, [Holding::Satisfied {}, all.clone(), all.clone(), all.clone()])
     };
-    engine.handle_message(decision(2, &[Some(1), Some(2), Some(3), Some(4)], vec![left_out]), 0);
-    assert_eq!(completes(&mut engine), 1);
+    let seats = [Some(1), Some(2), Some(3), Some(4)];
+    while engine.poll_message().is_some() {}
+    engine.handle_message(decision(2, &seats, vec![left_out]), 0);
+    assert_eq!((completes(&mut engine), run_steps(&mut engine, id)), (0, 0));
+    let asks = std::iter::from_fn(|| engine.poll_message())
+        .any(|m| matches!(m, Upward::Mismatch { op, epoch: Epoch(2), .. } if op == id));
+    assert!(asks);
     fence(&mut engine, 3);
-    assert!(engine.report().comms[0].ops.is_empty(), "its error binds nobody else");
+    assert_eq!(engine.report().comms[0].ops.len(), 1, "now the ledger knows of it");
+    let held = [Holding::Nothing {}, all.clone(), all.clone(), all];
+    engine.handle_message(decision(3, &seats, vec![repair(id, spec, held)]), 0);
+    assert!(run_steps(&mut engine, id) > 0);
+    assert_eq!(engine.op(id).unwrap().held.count(), engine.op(id).unwrap().held.len());
 }
 
 /// Found by the simulator (draw 102007216): the answer to a join renewed the lease of a member that had been put out.
