@@ -142,8 +142,8 @@ impl Engine {
         }
     }
 
-    /// Others have the op, and this rank is served nothing of it: when the ledger was told it had not called the op, and
-    /// was not going to. If it has called it since, or does so later, it asks for another decision.
+    /// Others have the op, and this rank is served nothing of it: when the ledger was told it had not called the op,
+    /// and was not going to. If it has called it since, or does so later, it asks for another decision.
     fn leave_out(&mut self, d: &OpDecision) {
         let Some(op) = self.op_mut(d.id) else { return };
         op.is_left_out = true;
