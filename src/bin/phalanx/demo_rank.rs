@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use phalanx::core::ids::{Rank, StepId};
+use phalanx::core::ids::{Epoch, Rank, StepId};
 use phalanx::demo::alone::BATCH;
 use phalanx::demo::digits::Digits;
 use phalanx::demo::network::{Network, ParamsHash, accuracy};
@@ -142,8 +142,10 @@ fn learn(
 
 /// Keeps the others' all-reduce open until the death is known here: no all-reduce is over while a rank has not come.
 fn come_late(comm: &Communicator) {
-    let (epoch, since) = (comm.epoch(), Instant::now());
-    while comm.epoch() == epoch && since.elapsed() < LATE_AT_MOST {
+    // The world forms in the first epoch. Compared with the epoch of now, a death that is known already would be waited
+    // for in vain.
+    let since = Instant::now();
+    while comm.epoch() <= Epoch(1) && since.elapsed() < LATE_AT_MOST {
         std::thread::sleep(LOOK_AGAIN);
     }
 }
