@@ -106,18 +106,19 @@ pub struct Hunt {
     pub found: Option<(u64, String)>,
 }
 
-/// Plants one fault on this thread and runs seeds until a checker catches it, at a seed that is clean without it.
+/// Plants one fault on this thread and runs seeds, each also with links that break, until a checker catches it, in a run
+/// that is clean without it.
 #[cfg(feature = "mutants")]
 #[must_use]
 pub fn hunt(mutant: phalanx_core::mutants::Mutant, seeds: Range<u64>) -> Hunt {
     phalanx_core::mutants::plant(Some(mutant));
-    let found = seeds.into_iter().find_map(|seed| {
-        let scenario = Scenario::draw(seed);
+    let runs = seeds.into_iter().flat_map(|seed| [Scenario::draw(seed), Scenario::with_breaks(seed)]);
+    let found = runs.into_iter().find_map(|scenario| {
         let text = check(&scenario, false).0.violations.into_iter().next()?;
         phalanx_core::mutants::plant(None);
         let is_clean = check(&scenario, false).0.violations.is_empty();
         phalanx_core::mutants::plant(Some(mutant));
-        is_clean.then_some((seed, text))
+        is_clean.then_some((scenario.seed, text))
     });
     phalanx_core::mutants::plant(None);
     Hunt { mutant, found }
