@@ -106,8 +106,8 @@ pub struct Hunt {
     pub found: Option<(u64, String)>,
 }
 
-/// Plants one fault on this thread and runs seeds, each also with links that break, until a checker catches it, in a run
-/// that is clean without it.
+/// Plants one fault on this thread and runs seeds, each also with links that break, until a checker catches it, in a
+/// run that is clean without it.
 #[cfg(feature = "mutants")]
 #[must_use]
 pub fn hunt(mutant: phalanx_core::mutants::Mutant, seeds: Range<u64>) -> Hunt {
