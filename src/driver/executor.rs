@@ -292,11 +292,7 @@ impl<T: Transport> Executor<T> {
         let mut moved = false;
         let awaited: Vec<MemberId> = self.engine.awaited_confirms().collect();
         for member in awaited {
-            while let Some(arrival) = self.transport.peek(member).filter(|a| a.header.kind == Kind::Confirm) {
-                self.transport.consume(member);
-                self.engine.handle_confirm(member, &arrival.header);
-                moved = true;
-            }
+            moved |= self.clear_way(member, false);
         }
         while let Some((to, header)) = self.engine.poll_confirm() {
             if !self.transport.post(to, &header, Span::empty()) {

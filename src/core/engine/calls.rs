@@ -269,12 +269,10 @@ impl Engine {
         self.step.state_gone = self.step.open;
         let Some(transfer) = &mut self.transfer else { return };
         transfer.op.posted = false;
-        if self.step.open
-            && !transfer.incoming
-            && let Some(peer) = self.rank
-        {
+        let (op, serves) = (transfer.op.id, !transfer.incoming);
+        if self.step.open && serves {
             // A newcomer waits for the rest of it: the next decision takes it from others.
-            self.messages.push_back(Upward::Mismatch { op: transfer.op.id, peer, epoch: self.epoch });
+            self.ask_again(op);
         }
     }
 

@@ -232,6 +232,11 @@ impl Judge<'_> {
         })
     }
 
+    /// What the last decision says of a communicator.
+    fn decided_before(&self, comm: CommId) -> Option<&CommDecision> {
+        self.evidence.last?.comms.iter().find(|c| c.comm == comm)
+    }
+
     /// First op that is not covered by a commit. A rank that has joined the last commit without seeing its end has
     /// called all its ops, so where nobody has gone on, its next op begins the new step.
     fn step_first(&self, comm: CommId) -> OpSeq {
@@ -240,8 +245,7 @@ impl Judge<'_> {
         };
         let newest =
             self.comm_reports(comm).filter(|(_, r, _)| r.step.state_held.is_none()).map(|(_, r, c)| of(r, c));
-        let before =
-            self.evidence.last.and_then(|l| l.comms.iter().find(|c| c.comm == comm)).map(|c| c.step_first);
+        let before = self.decided_before(comm).map(|c| c.step_first);
         newest.max().max(before).unwrap_or_default()
     }
 
@@ -250,8 +254,8 @@ impl Judge<'_> {
         let old = || self.comm_reports(comm).filter(|(_, r, _)| r.step.state_held.is_none());
         let is_in_step = |r: &Report| r.step.open && r.step.committed == self.committed;
         let inside = old().filter(|(_, r, _)| is_in_step(r)).map(|(_, _, c)| c.begins).max();
-        let before = self.evidence.last.and_then(|l| l.comms.iter().find(|c| c.comm == comm));
-        let waiting = || old().map(|(_, _, c)| c.next).max().max(before.map(|c| c.begins));
+        let before = self.decided_before(comm).map(|c| c.begins);
+        let waiting = || old().map(|(_, _, c)| c.next).max().max(before);
         inside.or_else(waiting).unwrap_or_default()
     }
 
@@ -275,8 +279,7 @@ impl Judge<'_> {
 
     /// The error that later calls of a communicator get: a seat of it is vacant and nobody will take it.
     fn standing_failure(&self, comm: CommId, group: &[Rank]) -> Option<FailCause> {
-        let before = self.evidence.last.and_then(|l| l.comms.iter().find(|c| c.comm == comm));
-        if let Some(cause) = before.and_then(|c| c.broken.clone()) {
+        if let Some(cause) = self.decided_before(comm).and_then(|c| c.broken.clone()) {
             return Some(cause);
         }
         let losses = self.losses_in(group);

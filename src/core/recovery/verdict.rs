@@ -167,11 +167,8 @@ impl Case<'_> {
 
     /// Ranks that have not called it and are due something of it.
     fn lacking_uncalled<'p, 'b>(&self, parts: &'p [Part<'b>]) -> impl Iterator<Item = &'p Part<'b>> {
-        let due = |i: usize| {
-            let mut chunks = (0..self.plan.chunks.len() as u32).map(ChunkId);
-            chunks.any(|chunk| self.plan.is_due(chunk, Rank(i as u32)))
-        };
-        parts.iter().enumerate().filter(move |(i, p)| p.is_uncalled() && due(*i)).map(|(_, p)| p)
+        let lacks = |i: usize, p: &Part<'_>| p.is_uncalled() && self.plan.lacks(Rank(i as u32), &p.held);
+        parts.iter().enumerate().filter(move |(i, p)| lacks(*i, p)).map(|(_, p)| p)
     }
 }
 
