@@ -87,7 +87,8 @@ fn corpus() -> Vec<Vec<u8>> {
         Downward::Welcome { version: 1, rules: Rules::new(4, Policy::Replace) }.to_frame(),
         Downward::Fence { epoch: Epoch(8), losses: vec![loss.clone()] }.to_frame(),
         Downward::Decide { decision: decision.clone() }.to_frame(),
-        Record { epoch: Epoch(8), decision: Some(decision), losses: vec![loss] }.to_frame(),
+        Record { epoch: Epoch(8), decision: Some(decision), losses: vec![loss], former: vec![MemberId(3)] }
+            .to_frame(),
     ]
 }
 

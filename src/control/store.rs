@@ -9,7 +9,7 @@ use phalanx_core::wire::codec::Wire;
 use sha2::{Digest, Sha256};
 
 const MARK: [u8; 4] = *b"PHXR";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 const DIGEST_BYTES: usize = 32;
 /// Mark, version, then the digest of what follows.
 const HEADER_BYTES: usize = 4 + 2 + DIGEST_BYTES;
@@ -176,7 +176,7 @@ mod tests {
 
     fn record(epoch: u64) -> Record {
         let loss = Loss { rank: Rank(1), member: MemberId(9), cause: "signal 9".to_owned() };
-        Record { epoch: Epoch(epoch), decision: None, losses: vec![loss] }
+        Record { epoch: Epoch(epoch), decision: None, losses: vec![loss], former: vec![MemberId(3)] }
     }
 
     #[test]

@@ -24,6 +24,7 @@ impl Coordinator {
         self.forget_spare(member);
         let loss = Loss { rank, member, cause: cause.to_owned() };
         self.losses.push(loss.clone());
+        self.former.insert(member);
         self.events.push_back(WorldEvent::Lost(loss));
         match self.phase {
             Phase::Vacant { .. } if !self.reports.contains_key(&rank) => self.try_decide(now_ms),
@@ -52,7 +53,8 @@ impl Coordinator {
 
     fn write(&mut self) {
         let decision = self.pending.clone().or_else(|| self.last.clone());
-        self.writes.push_back(Record { epoch: self.epoch, decision, losses: self.losses.clone() });
+        let former = self.former.iter().copied().collect();
+        self.writes.push_back(Record { epoch: self.epoch, decision, losses: self.losses.clone(), former });
     }
 
     /// The record up to `epoch` is durable.

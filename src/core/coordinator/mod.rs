@@ -32,8 +32,10 @@ pub struct Record {
     pub decision: Option<Decision>,
     /// Losses since that decision.
     pub losses: Vec<Loss>,
+    /// Members that ever lost a seat: none of them sits again, however late it asks.
+    pub former: Vec<MemberId>,
 }
-wire!(struct Record { epoch, decision, losses });
+wire!(struct Record { epoch, decision, losses, former });
 
 /// Something a watcher of the world wants to know.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -57,6 +59,9 @@ pub enum WorldEvent {
     /// A spare stands by.
     SpareReady(MemberId),
 }
+
+/// Why a member is out whose loss only an earlier coordinator saw.
+const BEFORE_THE_RESTART: &str = "lost its seat before the coordinator was started again";
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
@@ -94,6 +99,7 @@ pub struct Coordinator {
     spares: Vec<MemberId>,
     out: BTreeMap<MemberId, String>,
     losses: Vec<Loss>,
+    former: BTreeSet<MemberId>,
     reports: BTreeMap<Rank, Report>,
     last: Option<Decision>,
     pending: Option<Decision>,
@@ -128,6 +134,8 @@ impl Coordinator {
             .map(|info| (info.member, Known::new(info.clone(), Epoch(0), now_ms)))
             .collect();
         let formed = record.decision.is_some();
+        let earlier = record.former.iter().map(|m| (*m, BEFORE_THE_RESTART.to_owned()));
+        let since = record.losses.iter().map(|l| (l.member, l.cause.clone()));
         Self {
             rules,
             phase: if formed { Phase::Steady } else { Phase::Forming },
@@ -135,8 +143,9 @@ impl Coordinator {
             spares: view.spares().map(|i| i.member).collect(),
             view,
             known,
-            out: record.losses.iter().map(|l| (l.member, l.cause.clone())).collect(),
+            out: earlier.chain(since).collect(),
             losses: record.losses,
+            former: record.former.into_iter().collect(),
             reports: BTreeMap::new(),
             last: record.decision,
             pending: None,
@@ -260,8 +269,8 @@ impl Coordinator {
             return;
         }
         if epoch > Epoch(0) && !crate::planted!(OldMember) {
-            // It had a seat once and is in no view any more: declared dead while its coordinator was another process.
-            let cause = "lost its seat before the coordinator was started again".to_owned();
+            // It knows a view and is in none: declared dead while its coordinator was another process.
+            let cause = BEFORE_THE_RESTART.to_owned();
             self.messages.push_back((from, Downward::Evicted { epoch: self.epoch, cause }));
             return;
         }

@@ -12,13 +12,15 @@ struct World {
     engines: BTreeMap<MemberId, Engine>,
     /// What each engine asked its driver to do.
     actions: Vec<(MemberId, Action)>,
+    /// What was written last.
+    record: Option<Record>,
 }
 
 impl World {
     /// `ranks` members 1, 2, … with a seat; spares are added.
     fn new(ranks: u32) -> Self {
         let coordinator = Coordinator::new(Rules::new(ranks, Policy::Replace), None, 0);
-        let mut world = Self { coordinator, engines: BTreeMap::new(), actions: Vec::new() };
+        let mut world = Self { coordinator, engines: BTreeMap::new(), actions: Vec::new(), record: None };
         for rank in 0..ranks {
             world.add(u64::from(rank) + 1, Some(Rank(rank)));
         }
@@ -62,6 +64,7 @@ impl World {
             {
                 writes -= 1;
                 self.coordinator.handle_stored(&record, 0);
+                self.record = Some(record);
             }
             while let Some((to, message)) = self.coordinator.poll_message() {
                 if let Some(engine) = self.engines.get_mut(&to) {
@@ -69,6 +72,13 @@ impl World {
                 }
             }
         }
+    }
+
+    /// Another process takes the coordinator's place.
+    fn restart(&mut self) {
+        let rules = self.coordinator.rules().clone();
+        self.coordinator = Coordinator::new(rules, self.record.clone(), 0);
+        self.engines.values_mut().for_each(Engine::handle_connected);
     }
 
     /// The link between two members breaks, and both ends say so.
@@ -239,6 +249,30 @@ fn who_is_to_serve_the_state_of_a_step_must_begin_it_with_that_size() {
     let late = world.engines.get_mut(&MemberId(2)).unwrap();
     assert_eq!(late.handle_begin(800), Err(CallError::StateSize { here: 800, there: 400 }));
     late.handle_begin(400).unwrap();
+}
+
+/// Found by the simulator: the losses of before the last decision were forgotten by the next coordinator, and a rank
+/// that had been cut off since the world formed, and so knew of no view, was taken for a new spare.
+#[test]
+fn who_lost_its_seat_to_an_earlier_coordinator_never_sits_again() {
+    let mut world = World::new(3);
+    world.add(9, None);
+    world.engines.get_mut(&MemberId(3)).unwrap().handle_connected();
+    world.drive(MemberId(3));
+    let cut_off = world.engines.remove(&MemberId(3)).unwrap();
+    world.pump(ALL);
+    world.kill(MemberId(3));
+    world.pump(ALL);
+    assert_eq!(world.coordinator.view().occupant(Rank(2)), Some(MemberId(9)));
+    world.kill(MemberId(2)); // Its fence is written without the losses that are decided.
+    world.pump(ALL);
+    world.restart();
+    world.engines.insert(MemberId(3), cut_off);
+    world.engines.get_mut(&MemberId(3)).unwrap().handle_connected();
+    world.pump(ALL);
+    assert_eq!(world.coordinator.spares(), []);
+    let is_told = |(m, a): &(MemberId, Action)| *m == MemberId(3) && matches!(a, Action::Halt { .. });
+    assert!(world.actions.iter().any(is_told), "{:?}", world.actions);
 }
 
 #[test]
