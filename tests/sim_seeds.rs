@@ -37,6 +37,11 @@ fn a_range_of_the_wide_draw_holds() {
     range(phalanx::sim::scenario::WIDE_FROM, COUNT);
 }
 
+#[test]
+fn a_range_of_the_draw_of_calm_fences_holds() {
+    range(phalanx::sim::scenario::CALM_FROM, COUNT);
+}
+
 /// Links that break between the living are repaired: no op expires that every rank has called, nothing is wrong.
 #[test]
 fn worlds_whose_links_break_hold() {

@@ -173,10 +173,10 @@ impl<T: Transport> Executor<T> {
 
     /// A plan is proven free of deadlock with the slots of its links to itself, but others use them too. Messages of an
     /// earlier epoch lie in them until their receiver looks at the link. A confirmation of an earlier op may lie before
-    /// what a rank waits to send. Where several communicators share links, all ranks may wait to send, each with its
-    /// arrivals in the way of the other communicator's, or an awaited confirmation may lie behind them. So when nothing
-    /// moves, links of the ops that wait are rid of confirmations, and of everything if a send waits; and so are those
-    /// on which a confirmation is awaited.
+    /// what a rank waits to send. Where several communicators share links, arrivals of one may fill a link over which
+    /// another rank has to send something of the other, and that rank may be the one that this one waits for, over any
+    /// number of others. So when nothing moves, the links of the ops that wait are rid of confirmations, and of
+    /// everything where links are shared; and so are those on which a confirmation is awaited.
     fn make_room(&mut self) -> bool {
         let is_shared = self.engine.comm_ids().nth(1).is_some();
         // To look at a link drops what is of an earlier epoch.
@@ -185,7 +185,6 @@ impl<T: Transport> Executor<T> {
             return false;
         }
         let waiting = std::mem::take(&mut self.waiting);
-        let sends = is_shared && waiting.iter().any(|turn| matches!(turn.step, Step::Send { .. }));
         let mut moved = false;
         if is_shared {
             let awaited: Vec<MemberId> = self.engine.awaited_confirms().collect();
@@ -198,7 +197,7 @@ impl<T: Transport> Executor<T> {
             self.peers.extend(others.filter_map(|rank| self.engine.view().occupant(*rank)));
         }
         while let Some(member) = self.peers.pop() {
-            moved |= self.clear_way(member, sends);
+            moved |= self.clear_way(member, is_shared);
         }
         self.waiting = waiting;
         moved
@@ -294,14 +293,7 @@ impl<T: Transport> Executor<T> {
         for member in awaited {
             moved |= self.clear_way(member, false);
         }
-        while let Some((to, header)) = self.engine.poll_confirm() {
-            if !self.transport.post(to, &header, Span::empty()) {
-                self.engine.return_confirm(to, header);
-                break;
-            }
-            moved = true;
-        }
-        moved
+        moved | self.engine.post_confirms(|to, header| self.transport.post(to, header, Span::empty()))
     }
 
     fn try_step(&mut self, Turn { op: id, step }: Turn, now_ms: u64) -> bool {
@@ -328,7 +320,7 @@ impl<T: Transport> Executor<T> {
                 let payload = self.locate(id, from, chunk);
                 let op = self.engine.op(id)?;
                 let header = self.engine.header(op, kind, chunk, payload.len());
-                let member = self.engine.member_at(op, to)?;
+                let member = self.engine.receiver_at(op, to)?;
                 self.transport.post(member, &header, payload).then_some(None)
             }
             Step::Fold { chunk, from, with, order, into } => self.fold(id, chunk, from, with, order, into),
@@ -372,7 +364,7 @@ impl<T: Transport> Executor<T> {
         };
         match into {
             Target::Link(to) => {
-                let member = self.engine.member_at(op, to)?;
+                let member = self.engine.receiver_at(op, to)?;
                 let mut out = self.engine.header(op, Kind::Partial, chunk, own.len());
                 out.stable = out.stable.min(header.stable);
                 let slot = self.transport.reserve(member, own.len())?;
@@ -513,7 +505,7 @@ impl<T: Transport> Executor<T> {
             // Between the begin of a step and the call that names the regions to serve there is nothing to read.
             Step::Send { chunk: index, to, .. } if self.state.is_to_serve() => {
                 let pieces = self.state.pieces(chunk.start, chunk.len as usize);
-                let member = self.engine.member_at(op, to)?;
+                let member = self.engine.receiver_at(op, to)?;
                 let header = self.engine.header(op, Kind::Final, index, chunk.len as usize);
                 let slot = self.transport.reserve(member, chunk.len as usize)?;
                 let mut at = 0;

@@ -164,7 +164,7 @@ impl Caller {
         let Some(rank) = x.engine.rank() else { return false };
         let ops = s.program(self.step, rank);
         let waiting = self.open.values().any(|o| !o.over);
-        if waiting && (!s.asynchronous || index == ops.len()) {
+        if waiting && (!s.asynchronous || index == ops.len() || self.waits_for_one(&ops[..index], s, rank)) {
             return false;
         }
         if index < ops.len() {
@@ -193,6 +193,23 @@ impl Caller {
         self.update();
         self.at = At::Beginning;
         true
+    }
+
+    /// Whether the program has come to a `wait()` for one op, while others are open. It waits for no op before it has
+    /// started all that come before it in the common order: else two ranks could wait for one another.
+    fn waits_for_one(&self, started: &[(usize, PlannedOp)], s: &Scenario, rank: Rank) -> bool {
+        let draw = mix(&[s.seed, 5, self.step, u64::from(rank.0), started.len() as u64]);
+        if !s.waits || started.is_empty() || draw.is_multiple_of(3) {
+            return false;
+        }
+        let is_of_this_rank = |o: &PlannedOp| o.comm != SECOND || s.split.contains(&rank);
+        let ops = s.ops(self.step);
+        let all_before = (0..ops.len())
+            .take_while(|k| started.iter().any(|(i, _)| i == k) || !is_of_this_rank(&ops[*k]))
+            .filter(|k| is_of_this_rank(&ops[*k]));
+        let safe: Vec<usize> = all_before.collect();
+        let Some(index) = safe.get((draw / 3) as usize % safe.len().max(1)) else { return false };
+        self.open.values().any(|o| o.index == *index && !o.over)
     }
 
     fn post(

@@ -101,6 +101,20 @@ impl Net {
         }
     }
 
+    /// What lies on the links and is not taken, for the report of a run that hangs.
+    #[must_use]
+    pub fn untaken(&self) -> Vec<String> {
+        let heads = self.links.iter().filter_map(|((from, to), link)| {
+            let head = link.queue.front()?.header;
+            let rest = link.queue.len() - 1;
+            Some(format!(
+                "{from} -> {to}: {:?} {} of {} a{}, {rest} behind",
+                head.kind, head.chunk, head.op, head.attempt.0
+            ))
+        });
+        heads.collect()
+    }
+
     /// The process of `dead` is gone: what it had in flight is lost from a random message on, its peers see the
     /// connection break.
     pub fn kill(&mut self, dead: MemberId) {

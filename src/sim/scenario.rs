@@ -10,6 +10,10 @@ use phalanx_core::{ids::Rank, plan};
 
 use super::random::{Random, mix};
 
+mod calm;
+
+pub use calm::CALM_FROM;
+
 /// A fault and when it strikes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fault {
@@ -29,6 +33,8 @@ pub enum Fault {
     BreakLink(u32, u32),
     /// The control connection of a rank is gone for a while, its links to other ranks are not.
     Cut(u32),
+    /// The lowest rank that holds a chunk of an op which another one lacks is killed.
+    KillHolder,
 }
 
 /// What some rank must come to before a trap is sprung; the first that does so springs it.
@@ -129,6 +135,12 @@ pub struct Scenario {
     pub prelude: u32,
     /// No op but a barrier has fewer elements a rank.
     pub count_min: u64,
+    /// Where a tree can do an op, one does.
+    pub trees: bool,
+    /// Reduces are called under shrink and abort too.
+    pub reduces: bool,
+    /// A program that starts ops before it waits for earlier ones also waits for some while it leaves others open.
+    pub waits: bool,
 }
 
 impl Scenario {
@@ -139,10 +151,13 @@ impl Scenario {
         if s.is_wide() {
             s.widen();
         }
+        if seed >= CALM_FROM {
+            s.disturb_calmly();
+        }
         s
     }
 
-    /// Whether the seed belongs to the widest draw.
+    /// Whether the seed belongs to the wide draw.
     #[must_use]
     pub fn is_wide(&self) -> bool {
         self.seed >= WIDE_FROM
@@ -323,6 +338,9 @@ impl Scenario {
             think_us_max: 0,
             prelude: 0,
             count_min: 0,
+            trees: false,
+            reduces: false,
+            waits: false,
         }
     }
 
@@ -343,7 +361,7 @@ impl Scenario {
             Fault::Stop(offset) => Fault::Stop(at(offset)),
             Fault::Cut(offset) => Fault::Cut(at(offset)),
             Fault::BreakLink(one, two) => Fault::BreakLink(at(one), at(two)),
-            Fault::KillSpare(_) | Fault::RestartCoordinator => fault,
+            Fault::KillSpare(_) | Fault::RestartCoordinator | Fault::KillHolder => fault,
         }
     }
 
@@ -418,12 +436,8 @@ impl Scenario {
                         Collective::Barrier,
                     ])
                 } else {
-                    r.pick(&[
-                        Collective::AllReduce,
-                        Collective::AllReduce,
-                        Collective::Broadcast,
-                        Collective::Barrier,
-                    ])
+                    let other = if self.reduces { Collective::Reduce } else { Collective::AllReduce };
+                    r.pick(&[Collective::AllReduce, other, Collective::Broadcast, Collective::Barrier])
                 };
                 let (dtype, reduction) = r.pick(&[
                     (Dtype::U64, ReduceOp::Sum),
@@ -434,7 +448,7 @@ impl Scenario {
                 let count = r.pick(&[0u64, 1, 3, 17, 64, 200, 900]);
                 let count = if count > 200 && !r.chance(20) { 33 } else { count };
                 let count = count.max(self.count_min);
-                let able: Vec<Algorithm> = Algorithm::ALL
+                let mut able: Vec<Algorithm> = Algorithm::ALL
                     .iter()
                     .copied()
                     .filter(|a| {
@@ -442,6 +456,9 @@ impl Scenario {
                         plan::build(&spec, world_size, Rank(0), rules_chunk(&self.rules)).is_ok()
                     })
                     .collect();
+                if self.trees && able.iter().any(is_tree) {
+                    able.retain(is_tree);
+                }
                 let root = Rank(r.below(u64::from(world_size)) as u32);
                 let root = if matches!(collective, Collective::Broadcast | Collective::Reduce) {
                     root
@@ -459,11 +476,15 @@ impl Scenario {
     }
 }
 
-/// Seeds from here on have the widest draw; below it a seed keeps the meaning it had.
+/// Seeds from here on have the wide draw; below it a seed keeps the meaning it had.
 pub const WIDE_FROM: u64 = 100_000_000;
 
 /// The second communicator.
 pub const SECOND: CommId = CommId(1);
+
+fn is_tree(algorithm: &Algorithm) -> bool {
+    matches!(algorithm, Algorithm::Binomial | Algorithm::Kary)
+}
 
 fn rules_chunk(rules: &Rules) -> usize {
     rules.chunk_bytes_max as usize

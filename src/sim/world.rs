@@ -252,8 +252,9 @@ impl World {
                     .filter(|m| m.alive && !m.caller.gone)
                     .map(|m| m.executor.engine.waits_for())
                     .collect();
+                let untaken = self.net.borrow().untaken();
                 self.checks.report(format!(
-                    "I8 liveness: no end after {DEADLINE_US} us: {stuck:?} {:?}",
+                    "I8 liveness: no end after {DEADLINE_US} us: {stuck:?} {untaken:?} {:?}",
                     self.coordinator
                 ));
                 break;

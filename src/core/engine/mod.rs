@@ -330,6 +330,13 @@ impl Engine {
         op.group.get(place.index()).and_then(|rank| self.view.occupant(*rank))
     }
 
+    /// The occupant of plan rank `place` of `op`, if it may be sent something of the op now. A confirmation to it goes
+    /// first: it may wait for that before it calls the op.
+    #[must_use]
+    pub fn receiver_at(&self, op: &Op, place: Rank) -> Option<MemberId> {
+        self.member_at(op, place).filter(|to| !self.confirms.iter().any(|(first, _)| first == to))
+    }
+
     /// The op with this id, the state transfer included.
     #[must_use]
     pub fn op(&self, id: OpId) -> Option<&Op> {
@@ -439,16 +446,22 @@ impl Engine {
         self.messages.pop_front()
     }
 
-    /// The next confirmation to post on the link to a member; give it back by [`Engine::return_confirm`] if the link
-    /// is full.
-    #[must_use]
-    pub fn poll_confirm(&mut self) -> Option<(MemberId, Header)> {
-        if self.phase.is_moving() { self.confirms.pop_front() } else { None }
-    }
-
-    /// The link was full: offered again later.
-    pub fn return_confirm(&mut self, to: MemberId, header: Header) {
-        self.confirms.push_front((to, header));
+    /// Posts the confirmations that are due, on each link in their order; `post` says whether there was room. True if
+    /// any went out.
+    pub fn post_confirms(&mut self, mut post: impl FnMut(MemberId, &Header) -> bool) -> bool {
+        if self.confirms.is_empty() || !self.phase.is_moving() {
+            return false;
+        }
+        let before = self.confirms.len();
+        let mut full = Vec::new();
+        self.confirms.retain(|(to, header)| {
+            let stays = full.contains(to) || !post(*to, header);
+            if stays {
+                full.push(*to);
+            }
+            stays
+        });
+        self.confirms.len() < before
     }
 
     fn go(&mut self, trigger: Trigger) -> bool {

@@ -14,10 +14,6 @@ impl Engine {
         if !self.phase.is_moving() || (self.lapsed && !crate::planted!(IgnoreLease)) {
             return None;
         }
-        // A confirmation goes out before anything of a later op: its receiver may wait for it before it calls that op.
-        if !self.confirms.is_empty() {
-            return None;
-        }
         if let Some(transfer) = self.transfer.as_ref().filter(|t| t.op.can_step()) {
             return transfer.op.steps.current().map(|step| Turn { op: transfer.op.id, step });
         }

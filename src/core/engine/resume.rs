@@ -93,7 +93,9 @@ impl Engine {
             return; // Complete everywhere and forgotten here.
         }
         let place = self.place_in(&d.group);
-        if matches!(d.held.get(place.index()), Some(Holding::Satisfied {}))
+        // An error is everybody's, whoever was to be served.
+        if !matches!(d.verdict, Verdict::Fail { .. })
+            && matches!(d.held.get(place.index()), Some(Holding::Satisfied {}))
             && self.op(d.id).is_none_or(|o| !o.done)
         {
             self.leave_out(d);

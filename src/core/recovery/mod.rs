@@ -379,10 +379,9 @@ impl Judge<'_> {
             let found = records.iter().find(|(r, _)| *r == rank).map(|(_, o)| *o);
             // A rank that did not act on the last decision restores first: what it has belongs to an old attempt.
             let record = found.filter(|o| live && o.attempt == attempt);
-            // A survivor that called the op and forgot it knew that every rank had it.
             let survivor = self.survivors.get(&rank);
             let report = survivor.and_then(|r| r.comms.iter().find(|c| c.comm == comm));
-            let forgotten = found.is_none() && report.is_some_and(|c| c.next > seq);
+            let is_forgotten = found.is_none() && report.is_some_and(|c| c.next > seq);
             // What was called before the step, outside of one, is not replayed: others have it behind them.
             let is_outside = survivor.is_none() && seq < begins;
             let has_left = occupant.is_some_and(|member| self.evidence.left.contains(&member));
@@ -392,8 +391,9 @@ impl Judge<'_> {
                 record,
                 is_called: found.is_some(),
                 survives: survivor.is_some(),
-                is_absentee: found.is_none() && !forgotten && !is_outside && (gave_up || has_left),
-                satisfied: forgotten || is_outside || record.is_some_and(|o| o.done),
+                is_absentee: found.is_none() && !is_forgotten && !is_outside && (gave_up || has_left),
+                is_forgotten,
+                satisfied: is_forgotten || is_outside || record.is_some_and(|o| o.done),
                 held: record.map_or_else(|| Bitmap::empty(chunks), |o| o.held.expand(chunks)),
                 lost: record.map_or_else(|| Bitmap::empty(chunks), |o| o.lost.expand(chunks)),
             }

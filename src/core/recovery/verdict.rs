@@ -19,6 +19,8 @@ pub(super) struct Part<'a> {
     pub(super) survives: bool,
     /// It has not called the op and never will: it left the run, or was given an error before.
     pub(super) is_absentee: bool,
+    /// It called the op and knows it no more: it knew that every rank had it.
+    pub(super) is_forgotten: bool,
     /// Had all it is due: it lacks nothing, whatever it holds now.
     pub(super) satisfied: bool,
     pub(super) held: Bitmap,
@@ -42,7 +44,7 @@ impl Part<'_> {
     }
 
     fn is_released(&self) -> bool {
-        self.record.is_some_and(|o| o.released)
+        self.is_forgotten || self.record.is_some_and(|o| o.released)
     }
 }
 

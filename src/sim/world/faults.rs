@@ -81,6 +81,11 @@ impl World {
                     self.kill(member);
                 }
             }
+            Fault::KillHolder => {
+                if let Some(member) = self.lowest_holder(&view) {
+                    self.kill(member);
+                }
+            }
             Fault::KillRun(first, count) => {
                 let n = self.scenario.rules.world_size;
                 let run = (0..count.min(n)).filter_map(|i| view.occupant(Rank((first + i) % n)));
@@ -130,6 +135,20 @@ impl World {
                 }
             }
         }
+    }
+
+    /// The live occupant of the lowest rank that has a chunk of an op which another live one wants and has not.
+    fn lowest_holder(&self, view: &View) -> Option<MemberId> {
+        let live = || view.seats.iter().flatten().filter(|m| self.members.get(m).is_some_and(|m| m.alive));
+        let ops_of = |m: &MemberId| {
+            let engine = self.members.get(m).map(|m| &m.executor.engine);
+            engine.into_iter().flat_map(|e| e.op_ids().filter_map(|id| e.op(id)))
+        };
+        let wants = |op: &Op, chunk| {
+            let of = |m: &MemberId| self.members.get(m).and_then(|m| m.executor.engine.op(op.id));
+            live().filter_map(of).any(|o| !o.done && !o.held.has(chunk) && o.plan.is_due(chunk, o.place))
+        };
+        live().copied().find(|m| ops_of(m).any(|op| op.held.iter().any(|chunk| wants(op, chunk))))
     }
 
     /// Who sits where; while the coordinator is away, what it wrote last.
