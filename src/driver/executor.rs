@@ -139,7 +139,7 @@ impl<T: Transport> Executor<T> {
     }
 
     /// Does everything that can be done now; true if anything moved.
-    pub fn turn(&mut self, now_ms: u64) -> bool {
+    pub fn turn(&mut self) -> bool {
         let mut moved = self.drain_actions();
         self.transport.progress(&mut self.events);
         for event in std::mem::take(&mut self.events) {
@@ -153,7 +153,7 @@ impl<T: Transport> Executor<T> {
         // Communicators in order of their id, looked up afresh each time: a step may add or end some.
         loop {
             while let Some(turn) = self.engine.next_step(comm) {
-                if !self.try_step(turn, now_ms) {
+                if !self.try_step(turn) {
                     self.waiting.push(turn);
                     break;
                 }
@@ -296,7 +296,7 @@ impl<T: Transport> Executor<T> {
         moved | self.engine.post_confirms(|to, header| self.transport.post(to, header, Span::empty()))
     }
 
-    fn try_step(&mut self, Turn { op: id, step }: Turn, now_ms: u64) -> bool {
+    fn try_step(&mut self, Turn { op: id, step }: Turn) -> bool {
         let done = if id.comm == STATE_COMM { self.state_step(id, step) } else { self.op_step(id, step) };
         match done {
             Some(stable) => {
@@ -305,7 +305,7 @@ impl<T: Transport> Executor<T> {
                 {
                     self.with_memory(id, |m, op, pool| m.spoil_undo(op, chunk, pool));
                 }
-                self.engine.handle_step_done(id, stable, now_ms);
+                self.engine.handle_step_done(id, stable);
                 true
             }
             None => false,

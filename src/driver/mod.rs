@@ -365,7 +365,7 @@ impl Inner {
             self.next_timeout_ms = self.executor.engine.poll_timeout().unwrap_or(u64::MAX);
         }
         self.executor.transport.tick(now.as_micros() as u64);
-        moved |= self.executor.turn(now_ms);
+        moved |= self.executor.turn();
         moved |= self.take_notices();
         while let Some(message) = self.executor.engine.poll_message() {
             if let Upward::Suspect { member, cause, .. } = &message {

@@ -431,7 +431,7 @@ impl World {
         let now = now_us / 1000;
         m.executor.engine.handle_timeout(now);
         loop {
-            let mut moved = m.executor.turn(now);
+            let mut moved = m.executor.turn();
             while let Some(notice) = m.executor.poll_notice() {
                 moved = true;
                 m.caller.handle(notice, &mut m.executor, &self.scenario, &mut self.checks);

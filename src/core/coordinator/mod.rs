@@ -184,12 +184,6 @@ impl Coordinator {
         self.phase == Phase::Steady && !self.rejoining
     }
 
-    /// Whether nothing is being decided: what is said now is all there is.
-    #[must_use]
-    pub fn is_idle(&self) -> bool {
-        matches!(self.phase, Phase::Steady | Phase::Finished | Phase::Vacant { .. })
-    }
-
     /// Spares that stand by.
     #[must_use]
     pub fn spares(&self) -> &[MemberId] {

@@ -1,6 +1,6 @@
 //! What the caller asks for: collectives, steps, good-bye.
 
-use super::{Action, CallShape, Comm, Engine, Op, Retention, STATE_COMM, WORLD};
+use super::{Action, CallShape, Comm, Engine, Op, Retention, WORLD};
 use crate::error::CallError;
 use crate::fnv::{fnv1a_words, fold32};
 use crate::ids::{Attempt, CommId, OpId, OpSeq, Rank};
@@ -56,7 +56,7 @@ impl Engine {
         if let Some(c) = self.comms.get_mut(&comm) {
             c.next = id.seq.next();
         }
-        self.settle(id, now_ms);
+        self.settle(id);
         Ok(id)
     }
 
@@ -90,7 +90,7 @@ impl Engine {
             }
             c.next = id.seq.next();
         }
-        self.messages.push_back(Upward::Mismatch { op: id, peer: rank, epoch: self.epoch });
+        self.ask_again(id);
         Ok(id)
     }
 
@@ -307,11 +307,5 @@ impl Engine {
     pub fn handle_leave(&mut self) {
         self.leaving = true;
         self.messages.push_back(Upward::Leave {});
-    }
-
-    /// Whether the op carries a step's state.
-    #[must_use]
-    pub fn is_state(op: OpId) -> bool {
-        op.comm == STATE_COMM
     }
 }

@@ -42,8 +42,7 @@ impl Engine {
     fn handle_fence(&mut self, epoch: Epoch, losses: Vec<Loss>) {
         if epoch == self.fence && self.phase == Phase::Deciding {
             // Asked again: the answer was lost with its connection. Nothing has changed here since.
-            let report = self.report();
-            self.messages.push_back(Upward::Ledger { report });
+            self.tell_ledger();
             return;
         }
         if epoch <= self.fence || epoch <= self.epoch || !self.go(Trigger::Fenced) {
@@ -60,9 +59,13 @@ impl Engine {
     /// Every transport has shut out the dead: memory is quiet, the ledger can be told.
     pub fn handle_revoked(&mut self) {
         if self.go(Trigger::Revoked) {
-            let report = self.report();
-            self.messages.push_back(Upward::Ledger { report });
+            self.tell_ledger();
         }
+    }
+
+    fn tell_ledger(&mut self) {
+        let report = self.report();
+        self.messages.push_back(Upward::Ledger { report });
     }
 
     /// What this rank has of every op that may be asked for.

@@ -95,10 +95,4 @@ impl Engine {
         self.faults.insert(member, cause.clone());
         self.messages.push_back(Upward::Suspect { member, epoch: self.epoch, cause });
     }
-
-    /// Whether this member has stopped by itself because it heard nothing from the coordinator.
-    #[must_use]
-    pub fn is_lapsed(&self) -> bool {
-        self.lapsed
-    }
 }

@@ -385,13 +385,6 @@ impl Engine {
         self.comms.values().map(|c| c.ops.values().count()).sum()
     }
 
-    /// Whether something is left to be done that only peers or the coordinator can move.
-    #[must_use]
-    pub fn is_busy(&self) -> bool {
-        self.transfer.is_some()
-            || self.comms.values().any(|c| c.ops.values().any(|o| !o.released || o.can_step()))
-    }
-
     /// One line on what each communicator waits for, for error messages and hung runs.
     #[must_use]
     pub fn waits_for(&self) -> String {

@@ -48,7 +48,7 @@ impl Engine {
     }
 
     /// The current step of `id` is done; `stable` is the lowest watermark of the messages it took.
-    pub fn handle_step_done(&mut self, id: OpId, stable: Option<OpSeq>, now_ms: u64) {
+    pub fn handle_step_done(&mut self, id: OpId, stable: Option<OpSeq>) {
         let Some(op) = self.op_mut(id) else { return };
         let Some(step) = op.steps.current() else { return };
         op.steps.advance();
@@ -63,7 +63,7 @@ impl Engine {
             if id.comm == super::STATE_COMM {
                 self.finish_transfer();
             } else {
-                self.settle(id, now_ms);
+                self.settle(id);
             }
         }
     }
@@ -78,7 +78,7 @@ impl Engine {
     }
 
     /// Moves an op along after its steps are over: whole, confirmed, released; then the ops behind it.
-    pub(super) fn settle(&mut self, id: OpId, now_ms: u64) {
+    pub(super) fn settle(&mut self, id: OpId) {
         if !self.phase.is_moving() {
             return; // The ledger is told. The decision settles everything, in its own view.
         }
@@ -96,7 +96,7 @@ impl Engine {
             // Done before a fence, and now through with what it had left to send.
             self.try_release(id);
         }
-        self.advance_cursor(id.comm, now_ms);
+        self.advance_cursor(id.comm);
     }
 
     fn end_failed(&mut self, id: OpId, cause: crate::wire::message::FailCause) {
@@ -271,7 +271,7 @@ impl Engine {
     }
 
     /// Goes past ops whose steps are over; an op that is not called yet stops the line only if it has steps left.
-    pub(super) fn advance_cursor(&mut self, comm: CommId, now_ms: u64) {
+    pub(super) fn advance_cursor(&mut self, comm: CommId) {
         let Some(c) = self.comms.get_mut(&comm) else { return };
         while c.cursor < c.next || c.ops.has(c.cursor) {
             if c.ops.get(c.cursor).is_some_and(|o| !o.steps.is_over()) {
@@ -279,7 +279,6 @@ impl Engine {
             }
             c.cursor = c.cursor.next();
         }
-        let _ = now_ms;
     }
 
     /// A message that no call here expects.

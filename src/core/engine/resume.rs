@@ -35,7 +35,7 @@ impl Engine {
         let peers = view.members.iter().filter(|m| m.member != self.me && view.rank_of(m.member).is_some());
         self.actions.push_back(Action::Open { epoch: self.epoch, peers: peers.cloned().collect() });
         self.install_comms(&decision, rank, first_seat);
-        self.pass_commit(&decision, now_ms);
+        self.pass_commit(&decision);
         self.plan_transfer(decision.state.as_ref(), rank);
         self.resuming.clear();
         self.replaying.clear();
@@ -43,7 +43,7 @@ impl Engine {
             self.apply(op, &decision, rank, now_ms);
         }
         self.refresh_later_ops(&decision, now_ms);
-        self.settle_all(now_ms);
+        self.settle_all();
         self.settle_step();
         self.check_caught_up();
     }
@@ -64,7 +64,7 @@ impl Engine {
     }
 
     /// The step is committed, whatever this rank's own commit says.
-    fn pass_commit(&mut self, decision: &Decision, now_ms: u64) {
+    fn pass_commit(&mut self, decision: &Decision) {
         if decision.committed <= self.step.committed {
             return;
         }
@@ -77,7 +77,7 @@ impl Engine {
                 op.held = Bitmap::full(op.plan.chunks.len() as u32);
                 op.awaits.clear();
             }
-            self.settle(id, now_ms);
+            self.settle(id);
         }
     }
 
@@ -118,7 +118,7 @@ impl Engine {
             if let Some(op) = self.op_mut(d.id) {
                 op.steps.clear();
             }
-            self.messages.push_back(Upward::Mismatch { op: d.id, peer: rank, epoch: self.epoch });
+            self.ask_again(d.id);
             return;
         }
         self.note_progress(d, decision, place);
@@ -305,14 +305,14 @@ impl Engine {
         }
     }
 
-    fn settle_all(&mut self, now_ms: u64) {
+    fn settle_all(&mut self) {
         for c in self.comms.values_mut() {
             let open = c.ops.values().find(|o| !o.steps.is_over()).map(|o| o.id.seq);
             c.cursor = open.unwrap_or(c.next);
         }
         let ids: Vec<OpId> = self.comms.values().flat_map(|c| c.ops.values().map(|o| o.id)).collect();
         for id in ids {
-            self.settle(id, now_ms);
+            self.settle(id);
             self.try_release(id);
         }
     }

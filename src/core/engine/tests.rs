@@ -68,7 +68,7 @@ fn with_an_op() -> (Engine, OpId, Spec) {
 fn run_steps(engine: &mut Engine, id: OpId) -> usize {
     let mut steps = 0;
     while engine.next_step(WORLD).is_some() {
-        engine.handle_step_done(id, None, 0);
+        engine.handle_step_done(id, None);
         steps += 1;
     }
     steps
