@@ -1,7 +1,7 @@
 //! Runs the steps an engine asks for, over a transport. No thread and no clock: the driver and the simulator run the
 //! very same executor.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use phalanx_core::engine::{Action, Engine, Op, STATE_COMM, Turn};
 use phalanx_core::error::OpError;
@@ -11,8 +11,9 @@ use phalanx_core::spec::ReduceOp;
 use phalanx_core::window::ByOp;
 use phalanx_core::wire::{Header, Kind};
 
+use super::aside::{Aside, Tell};
 use super::memory::{BlockPool, OpMemory, StateRegions};
-use crate::device::{Block, Span, cpu};
+use crate::device::{Span, cpu};
 use crate::transport::{Arrival, LinkEvent, Peer, Transport};
 
 /// Something the caller's side wants to know.
@@ -47,13 +48,6 @@ pub enum Notice {
     },
 }
 
-/// A message that came before the call it belongs to, copied out of its slot so that others can pass.
-#[derive(Debug)]
-struct Aside {
-    header: Header,
-    block: Block,
-}
-
 /// Engine, transport and memory of one member.
 #[derive(Debug)]
 pub struct Executor<T> {
@@ -64,8 +58,7 @@ pub struct Executor<T> {
     memory: ByOp<OpMemory>,
     state: StateRegions,
     pool: BlockPool,
-    aside: BTreeMap<(MemberId, CommId), VecDeque<Aside>>,
-    aside_bytes: usize,
+    aside: Aside,
     notices: VecDeque<Notice>,
     events: Vec<LinkEvent>,
     /// The steps that could not be done in this turn, one a communicator.
@@ -75,9 +68,6 @@ pub struct Executor<T> {
     /// Links on which nothing of this epoch was seen yet: messages of an earlier one may lie in their slots.
     stale: Vec<MemberId>,
 }
-
-/// Bytes of early messages kept aside at most; beyond it they wait in their slots.
-const ASIDE_BYTES_MAX: usize = 16 << 20;
 
 enum Found {
     /// The awaited message, at the head of its link.
@@ -106,14 +96,18 @@ impl<T: Transport> Executor<T> {
             memory: ByOp::default(),
             state: StateRegions::default(),
             pool: BlockPool::default(),
-            aside: BTreeMap::new(),
-            aside_bytes: 0,
+            aside: Aside::default(),
             notices: VecDeque::new(),
             events: Vec::new(),
             waiting: Vec::new(),
             peers: Vec::new(),
             stale: Vec::new(),
         }
+    }
+
+    /// Asks a sender to pause a communicator when so many of its messages came before their call here.
+    pub fn set_pause_at(&mut self, messages: usize) {
+        self.aside.set_pause_at(messages);
     }
 
     /// Names the state regions of the steps to come.
@@ -181,7 +175,9 @@ impl<T: Transport> Executor<T> {
         let is_shared = self.engine.comm_ids().nth(1).is_some();
         // To look at a link drops what is of an earlier epoch.
         self.stale.retain(|member| self.transport.peek(*member).is_none());
-        if !is_shared && !self.engine.is_confirming() {
+        // Whoever waits to send to one that paused it may have its word behind what it has not come to yet.
+        let sets_aside = is_shared || self.engine.is_paused();
+        if !sets_aside && !self.engine.awaits_notes() {
             return false;
         }
         let waiting = std::mem::take(&mut self.waiting);
@@ -197,7 +193,7 @@ impl<T: Transport> Executor<T> {
             self.peers.extend(others.filter_map(|rank| self.engine.view().occupant(*rank)));
         }
         while let Some(member) = self.peers.pop() {
-            moved |= self.clear_way(member, is_shared);
+            moved |= self.clear_way(member, sets_aside);
         }
         self.waiting = waiting;
         moved
@@ -207,10 +203,10 @@ impl<T: Transport> Executor<T> {
     fn clear_way(&mut self, member: MemberId, sets_aside: bool) -> bool {
         let mut moved = false;
         while let Some(arrival) = self.transport.peek(member) {
-            if arrival.header.kind == Kind::Confirm {
+            if arrival.header.kind.is_note() {
                 self.transport.consume(member);
-                self.engine.handle_confirm(member, &arrival.header);
-            } else if sets_aside && self.aside_bytes < ASIDE_BYTES_MAX {
+                self.engine.handle_note(member, &arrival.header);
+            } else if sets_aside {
                 self.set_aside(member, arrival);
             } else {
                 break;
@@ -235,7 +231,6 @@ impl<T: Transport> Executor<T> {
             Action::Revoke { dead } => {
                 self.transport.revoke(&dead);
                 self.aside.clear();
-                self.aside_bytes = 0;
                 self.engine.handle_revoked();
             }
             Action::Open { epoch, peers } => {
@@ -293,7 +288,7 @@ impl<T: Transport> Executor<T> {
         for member in awaited {
             moved |= self.clear_way(member, false);
         }
-        moved | self.engine.post_confirms(|to, header| self.transport.post(to, header, Span::empty()))
+        moved | self.engine.post_notes(|to, header| self.transport.post(to, header, Span::empty()))
     }
 
     fn try_step(&mut self, Turn { op: id, step }: Turn) -> bool {
@@ -443,8 +438,7 @@ impl<T: Transport> Executor<T> {
                 && h.signature == signature
                 && h.payload_bytes as usize == bytes
         };
-        if let Some(first) = self.aside.get_mut(&(member, id.comm)).and_then(VecDeque::front_mut) {
-            let (header, span) = (first.header, first.block.span());
+        if let Some((header, span)) = self.aside.front(member, id.comm) {
             if fits(&header) {
                 return Found::Aside(header, span.part(0, bytes));
             }
@@ -455,15 +449,13 @@ impl<T: Transport> Executor<T> {
             if fits(&arrival.header) {
                 return Found::Link(arrival);
             }
-            if arrival.header.kind == Kind::Confirm {
+            if arrival.header.kind.is_note() {
                 self.transport.consume(member);
-                self.engine.handle_confirm(member, &arrival.header);
-            } else if arrival.header.op.comm != id.comm && self.aside_bytes < ASIDE_BYTES_MAX {
+                self.engine.handle_note(member, &arrival.header);
+            } else if arrival.header.op.comm != id.comm {
                 self.set_aside(member, arrival);
             } else {
-                if arrival.header.op.comm == id.comm {
-                    self.engine.handle_mismatch(id, member);
-                }
+                self.engine.handle_mismatch(id, member);
                 return Found::Nothing;
             }
         }
@@ -471,12 +463,17 @@ impl<T: Transport> Executor<T> {
     }
 
     fn set_aside(&mut self, member: MemberId, arrival: Arrival) {
-        let mut block = Block::zeroed(arrival.payload.len());
-        block.span().copy_from(arrival.payload);
-        self.aside_bytes += block.len();
-        let queue = self.aside.entry((member, arrival.header.op.comm)).or_default();
-        queue.push_back(Aside { header: arrival.header, block });
+        let tell = self.aside.push(member, &arrival);
         self.transport.consume(member);
+        self.tell(member, arrival.header.op.comm, tell);
+    }
+
+    fn tell(&mut self, member: MemberId, comm: CommId, tell: Tell) {
+        match tell {
+            Tell::Nothing => {}
+            Tell::Pause => self.engine.ask_to_pause(member, comm, true),
+            Tell::Proceed => self.engine.ask_to_pause(member, comm, false),
+        }
     }
 
     fn release(&mut self, id: OpId, from: Rank, found: &Found) {
@@ -484,15 +481,8 @@ impl<T: Transport> Executor<T> {
         match found {
             Found::Link(_) => self.transport.consume(member),
             Found::Aside(..) => {
-                let key = (member, id.comm);
-                if let Some(queue) = self.aside.get_mut(&key) {
-                    if let Some(aside) = queue.pop_front() {
-                        self.aside_bytes -= aside.block.len();
-                    }
-                    if queue.is_empty() {
-                        self.aside.remove(&key);
-                    }
-                }
+                let tell = self.aside.pop(member, id.comm);
+                self.tell(member, id.comm, tell);
             }
             Found::Nothing => {}
         }

@@ -22,6 +22,7 @@ use crate::sync::{Doorbell, Park};
 use crate::transport::Transport;
 use crate::transport::mux::Mux;
 
+mod aside;
 pub mod executor;
 pub mod memory;
 mod waiting;

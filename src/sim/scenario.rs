@@ -141,6 +141,8 @@ pub struct Scenario {
     pub reduces: bool,
     /// A program that starts ops before it waits for earlier ones also waits for some while it leaves others open.
     pub waits: bool,
+    /// Early messages of one sender and communicator at which it is asked to pause; `None`: as in a real run.
+    pub pause_at: Option<usize>,
 }
 
 impl Scenario {
@@ -341,6 +343,7 @@ impl Scenario {
             trees: false,
             reduces: false,
             waits: false,
+            pause_at: None,
         }
     }
 

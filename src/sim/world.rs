@@ -192,7 +192,10 @@ impl World {
         let info = MemberInfo { member, host, domain, tcp: None, shm: None, pid: member.0 as u32, wants };
         let engine = Engine::new(info, self.now_us / 1000);
         let transport = SimTransport::new(member, self.net.clone());
-        let executor = Executor::new(engine, transport);
+        let mut executor = Executor::new(engine, transport);
+        if let Some(messages) = self.scenario.pause_at {
+            executor.set_pause_at(messages);
+        }
         let caller = Caller::new(member, &self.scenario);
         let member_state = Member {
             executor,

@@ -260,6 +260,7 @@ impl Coordinator {
             known.heard_ms = known.heard_ms.max(now_ms);
             known.epoch = epoch;
             self.resend(from, epoch);
+            self.fence_if_all_are_back();
             return;
         }
         if epoch > Epoch(0) && !crate::planted!(OldMember) {
@@ -445,16 +446,21 @@ impl Coordinator {
         for member in silent {
             self.declare_lost(member, &format!("silent for {limit} ms, longer than its lease"), now_ms);
         }
-        if self.rejoining && self.known.values().all(|k| k.epoch > Epoch(0) || !self.is_seated(k)) {
-            self.rejoining = false;
-            self.begin_fence();
-        }
+        self.fence_if_all_are_back();
         if let Phase::Vacant { since_ms } = self.phase
             && now_ms.saturating_sub(since_ms) >= self.rules.replace_within_ms
         {
             self.try_decide(now_ms);
         }
         self.repair_links(now_ms);
+    }
+
+    /// What an earlier coordinator was told, and lost, shows in the ledgers.
+    fn fence_if_all_are_back(&mut self) {
+        if self.rejoining && self.known.values().all(|k| k.epoch > Epoch(0) || !self.is_seated(k)) {
+            self.rejoining = false;
+            self.begin_fence();
+        }
     }
 
     fn is_seated(&self, known: &Known) -> bool {

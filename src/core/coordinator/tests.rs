@@ -275,6 +275,17 @@ fn who_lost_its_seat_to_an_earlier_coordinator_never_sits_again() {
     assert!(world.actions.iter().any(is_told), "{:?}", world.actions);
 }
 
+/// It waited until the first lease was checked, six seconds unless set.
+#[test]
+fn a_coordinator_that_is_started_again_fences_as_soon_as_all_are_back() {
+    let mut world = World::new(2);
+    world.pump(ALL);
+    world.restart();
+    assert!(!world.coordinator.is_steady());
+    world.pump(ALL);
+    assert_eq!((world.coordinator.epoch(), world.coordinator.is_steady()), (Epoch(2), true));
+}
+
 #[test]
 fn a_link_that_breaks_between_two_that_live_is_repaired_by_a_fence_without_a_loss() {
     let mut world = World::new(3);

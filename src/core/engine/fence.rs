@@ -49,7 +49,8 @@ impl Engine {
             return; // Heard before.
         }
         self.fence = epoch;
-        self.confirms.clear();
+        self.notes.clear();
+        self.paused.clear();
         self.early_confirms.clear();
         let dead: Vec<MemberId> = losses.iter().map(|l| l.member).collect();
         self.losses = losses;

@@ -22,6 +22,7 @@ use crate::wire::message::{FailCause, Loss, Upward};
 mod calls;
 mod fence;
 mod lease;
+mod notes;
 pub mod op;
 pub mod phase;
 mod progress;
@@ -194,7 +195,10 @@ pub struct Engine {
     plans: Vec<(Spec, u32, Rank, Arc<Plan>)>,
     actions: VecDeque<Action>,
     messages: VecDeque<Upward>,
-    confirms: VecDeque<(MemberId, Header)>,
+    /// Notes to post, on each link in their order.
+    notes: VecDeque<(MemberId, Header)>,
+    /// Who asked to be sent nothing more of a communicator for now.
+    paused: BTreeSet<(MemberId, CommId)>,
     losses: Vec<Loss>,
     /// Ops that were in flight at the last fence and are not complete here yet.
     resuming: BTreeSet<OpId>,
@@ -235,7 +239,8 @@ impl Engine {
             plans: Vec::new(),
             actions: VecDeque::new(),
             messages: VecDeque::new(),
-            confirms: VecDeque::new(),
+            notes: VecDeque::new(),
+            paused: BTreeSet::new(),
             losses: Vec::new(),
             resuming: BTreeSet::new(),
             replaying: BTreeSet::new(),
@@ -330,13 +335,6 @@ impl Engine {
         op.group.get(place.index()).and_then(|rank| self.view.occupant(*rank))
     }
 
-    /// The occupant of plan rank `place` of `op`, if it may be sent something of the op now. A confirmation to it goes
-    /// first: it may wait for that before it calls the op.
-    #[must_use]
-    pub fn receiver_at(&self, op: &Op, place: Rank) -> Option<MemberId> {
-        self.member_at(op, place).filter(|to| !self.confirms.iter().any(|(first, _)| first == to))
-    }
-
     /// The op with this id, the state transfer included.
     #[must_use]
     pub fn op(&self, id: OpId) -> Option<&Op> {
@@ -349,12 +347,6 @@ impl Engine {
     /// Whether it joined to take whatever seat is vacated.
     fn is_spare(&self) -> bool {
         self.info.wants.is_none()
-    }
-
-    /// Whether links may carry confirmations.
-    #[must_use]
-    pub fn is_confirming(&self) -> bool {
-        self.confirming
     }
 
     /// Communicators of this rank.
@@ -437,24 +429,6 @@ impl Engine {
     #[must_use]
     pub fn poll_message(&mut self) -> Option<Upward> {
         self.messages.pop_front()
-    }
-
-    /// Posts the confirmations that are due, on each link in their order; `post` says whether there was room. True if
-    /// any went out.
-    pub fn post_confirms(&mut self, mut post: impl FnMut(MemberId, &Header) -> bool) -> bool {
-        if self.confirms.is_empty() || !self.phase.is_moving() {
-            return false;
-        }
-        let before = self.confirms.len();
-        let mut full = Vec::new();
-        self.confirms.retain(|(to, header)| {
-            let stays = full.contains(to) || !post(*to, header);
-            if stays {
-                full.push(*to);
-            }
-            stays
-        });
-        self.confirms.len() < before
     }
 
     fn go(&mut self, trigger: Trigger) -> bool {

@@ -132,32 +132,6 @@ impl Engine {
         self.after_done(id);
     }
 
-    /// Members whose confirmation an op here waits for: their links must be looked at.
-    pub fn awaited_confirms(&self) -> impl Iterator<Item = MemberId> + '_ {
-        let waiting = self.comms.values().flat_map(|c| c.unreleased().filter(|o| o.done));
-        waiting.flat_map(move |o| o.unconfirmed().filter_map(move |p| self.member_at(o, p)))
-    }
-
-    /// A confirmation came in.
-    pub fn handle_confirm(&mut self, from: MemberId, header: &Header) {
-        if header.epoch != self.epoch || !self.phase.is_moving() {
-            return;
-        }
-        let Some(rank) = self.view.rank_of(from) else { return };
-        if self.op(header.op).is_none() {
-            if self.comms.get(&header.op.comm).is_some_and(|c| header.op.seq < c.next) {
-                return; // Over and forgotten here.
-            }
-            // Its sender needed nothing from this rank and is ahead of the call here.
-            self.early_confirms.push((header.op, header.attempt, rank));
-            return;
-        }
-        if let Some(op) = self.op_mut(header.op).filter(|o| o.attempt == header.attempt) {
-            op.confirm(rank);
-            self.try_release(header.op);
-        }
-    }
-
     pub(super) fn try_release(&mut self, id: OpId) {
         let moving = self.phase.is_moving() && (!self.lapsed || crate::planted!(IgnoreLease));
         let retain_bytes = self.retain_bytes();

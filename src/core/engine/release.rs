@@ -1,10 +1,9 @@
 //! Rule R2: whose confirmation an op waits for before `wait()` may return, and who waits for this rank's.
 
 use super::{Engine, Op};
-use crate::ids::{ChunkId, DomainId, OpId, Rank};
+use crate::ids::{DomainId, Rank};
 use crate::plan::residual::release_set;
 use crate::plan::{Place, Step};
-use crate::wire::Kind;
 
 /// Places in an op's group.
 pub(super) struct ReleaseSets {
@@ -43,14 +42,6 @@ impl Engine {
 
     fn domain_of(&self, rank: Rank) -> DomainId {
         if crate::planted!(CountRanks) { DomainId(rank.0.into()) } else { self.view.domain(rank) }
-    }
-
-    /// Tells those who wait for it that the op is whole here.
-    pub(super) fn confirm_to(&mut self, id: OpId, due: &[Rank]) {
-        let Some(op) = self.op(id) else { return };
-        let header = self.header(op, Kind::Confirm, ChunkId(0), 0);
-        let to: Vec<_> = due.iter().filter_map(|place| self.member_at(op, *place)).collect();
-        self.confirms.extend(to.into_iter().map(|member| (member, header)));
     }
 }
 

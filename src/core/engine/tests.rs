@@ -87,7 +87,7 @@ fn fence(engine: &mut Engine, epoch: u64) {
 fn confirm(engine: &mut Engine, id: OpId, from: MemberId) {
     let op = engine.op(id).unwrap();
     let header = Header { epoch: engine.epoch(), ..engine.header(op, Kind::Confirm, ChunkId(0), 0) };
-    engine.handle_confirm(from, &header);
+    engine.handle_note(from, &header);
 }
 
 /// Takes rank 0 of four in the second view, with state to come from nobody and one op decided.

@@ -17,6 +17,21 @@ pub enum Kind {
     Final = 1,
     /// "Every chunk of the op is Final here" (rule R2); no payload.
     Confirm = 2,
+    /// "Send me nothing more of this communicator for now": too much of it came before its call; no payload.
+    Pause = 3,
+    /// "Send me of this communicator again"; no payload.
+    Proceed = 4,
+}
+
+impl Kind {
+    /// Whether it is for the engine and belongs to no step: it may be taken off its link at any time.
+    #[must_use]
+    pub fn is_note(self) -> bool {
+        match self {
+            Self::Partial | Self::Final => false,
+            Self::Confirm | Self::Pause | Self::Proceed => true,
+        }
+    }
 }
 
 /// Header of a data message.
@@ -92,6 +107,8 @@ impl Header {
             0 => Kind::Partial,
             1 => Kind::Final,
             2 => Kind::Confirm,
+            3 => Kind::Pause,
+            4 => Kind::Proceed,
             other => return Err(HeaderError::Kind(other)),
         };
         let payload_bytes = word32(40);
@@ -119,9 +136,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn decode_inverts_encode(kind in 0u8..3, c: u32, s: u64, a: u32, e: u64, k: u32, sig: u32,
+        fn decode_inverts_encode(kind in 0u8..5, c: u32, s: u64, a: u32, e: u64, k: u32, sig: u32,
                                  n in 0u32..=1024, st: u64, sum: u32) {
-            let kind = [Kind::Partial, Kind::Final, Kind::Confirm][kind as usize];
+            let kinds = [Kind::Partial, Kind::Final, Kind::Confirm, Kind::Pause, Kind::Proceed];
+            let kind = kinds[kind as usize];
             let header = Header {
                 kind, op: OpId { comm: CommId(c), seq: OpSeq(s) }, attempt: Attempt(a), epoch: Epoch(e),
                 chunk: ChunkId(k), signature: sig, payload_bytes: n, stable: OpSeq(st), checksum: sum,

@@ -2,6 +2,7 @@
 //! results on between ranks that all live, and the one death within the promise is still to come.
 
 use phalanx_core::policy::Policy;
+use phalanx_core::units::LINK_SLOTS;
 
 use super::{Fault, Scenario, Trap, When};
 use crate::sim::random::{Random, mix};
@@ -11,6 +12,8 @@ pub const CALM_FROM: u64 = 300_000_000;
 
 impl Scenario {
     pub(super) fn disturb_calmly(&mut self) {
+        let pauses = [None, Some(LINK_SLOTS), Some(LINK_SLOTS), Some(LINK_SLOTS + 2)];
+        self.pause_at = Random::new(mix(&[self.seed, 13])).pick(&pauses);
         let mut r = Random::new(mix(&[self.seed, 12]));
         if r.chance(50) {
             self.rules.retain_bytes = 0;
