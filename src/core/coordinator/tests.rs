@@ -234,6 +234,26 @@ fn a_state_is_taken_from_providers_of_one_size() {
 }
 
 #[test]
+fn a_provider_that_gives_its_step_up_while_it_serves_is_replaced_by_the_others() {
+    let mut world = World::new(3);
+    let spare = world.add(9, None);
+    world.pump(ALL);
+    for member in [MemberId(1), MemberId(2), spare] {
+        world.engines.get_mut(&member).unwrap().handle_begin(400).unwrap();
+    }
+    world.kill(MemberId(3));
+    world.pump(ALL);
+    let state = |world: &World| world.coordinator.last.as_ref().and_then(|d| d.state.clone()).unwrap();
+    assert_eq!((world.coordinator.epoch(), state(&world).providers), (Epoch(2), vec![Rank(0), Rank(1)]));
+    world.engines.get_mut(&MemberId(1)).unwrap().handle_state_gone();
+    world.pump(ALL);
+    let after = state(&world);
+    assert_eq!((world.coordinator.epoch(), after.bytes, after.providers), (Epoch(3), 400, vec![Rank(1)]));
+    assert_eq!(world.coordinator.view().occupant(Rank(2)), Some(spare));
+    assert!(world.losses().iter().all(|l| l.member == MemberId(3)), "nobody else is put out");
+}
+
+#[test]
 fn who_is_to_serve_the_state_of_a_step_must_begin_it_with_that_size() {
     let mut world = World::new(3);
     world.add(9, None);
