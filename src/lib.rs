@@ -10,13 +10,31 @@ pub mod comm;
 pub mod config;
 pub mod control;
 pub mod demo;
-pub mod device;
-pub mod driver;
 pub mod launch;
 pub mod sim;
+
+// What lies below the communicator. The project's own tests and benches see it (feature `internals`); for others it
+// would not be sound: memory is named by address there, and only a caller inside the runtime can keep its promises.
+#[cfg(not(feature = "internals"))]
+mod device;
+#[cfg(feature = "internals")]
+pub mod device;
+#[cfg(not(feature = "internals"))]
+mod driver;
+#[cfg(feature = "internals")]
+pub mod driver;
+#[cfg(not(feature = "internals"))]
+mod sync;
+#[cfg(feature = "internals")]
 pub mod sync;
+#[cfg(not(feature = "internals"))]
+mod transport;
+#[cfg(feature = "internals")]
 pub mod transport;
 
-pub use comm::{Buffer, Communicator, Element, Error, Regions, RegionsMut, State, Step, Work};
+pub use comm::{
+    Buffer, Builder, Communicator, Contributors, Element, Error, Failure, RawCall, RawWork, Regions,
+    RegionsMut, State, Step, Work,
+};
 pub use phalanx_core::ids::Rank;
 pub use phalanx_core::spec::ReduceOp;

@@ -73,6 +73,7 @@ fn check_all(comm: &mut Communicator) -> Result<(), phalanx::Error> {
     check::<f64>(comm, rank, f64::from)?;
     check::<half::f16>(comm, rank, |v| half::f16::from_f32(f32::from(v)))?;
     check::<half::bf16>(comm, rank, |v| half::bf16::from_f32(f32::from(v)))?;
+    started(comm, rank)?;
     sizes(comm, rank)?;
     half_of_us(comm, rank)
 }
@@ -121,6 +122,43 @@ fn check<T: Element + PartialEq + std::fmt::Debug>(
     comm.broadcast(&mut sent, Rank(2))?;
     assert_eq!(sent, (0..9).map(|i| of(value(Rank(2), i))).collect::<Vec<_>>());
     comm.barrier()?;
+    Ok(())
+}
+
+/// All kinds at once, started before the first is waited for; what is refused gives its buffers back.
+fn started(comm: &mut Communicator, rank: Rank) -> Result<(), phalanx::Error> {
+    let n = RANKS as usize;
+    let mine = |len: usize| Buffer::from_slice(&(0..len as u32).map(|i| i + 10 * rank.0).collect::<Vec<_>>());
+    let zeroed = Buffer::<u32>::zeroed;
+    let sum = |i: usize| 3 * i as u32 + 30;
+    let sums = |range: std::ops::Range<usize>| range.map(sum).collect::<Vec<_>>();
+
+    let reduce_all = comm.start_all_reduce(mine(5), ReduceOp::Sum)?;
+    let reduce_into = comm.start_all_reduce_into(mine(40_000), zeroed(40_000), ReduceOp::Sum)?;
+    let gather = comm.start_all_gather(mine(2), zeroed(2 * n))?;
+    let scatter = comm.start_reduce_scatter(mine(4 * n), zeroed(4), ReduceOp::Sum)?;
+    let send = comm.start_broadcast(mine(3), Rank(1))?;
+    let reduce = comm.start_reduce(mine(6), ReduceOp::Sum, Rank(2))?;
+    let barrier = comm.start_barrier()?;
+
+    barrier.wait()?;
+    let (input, rooted) = (mine(6), reduce.wait()?.0);
+    let want = if rank == Rank(2) { sums(0..6) } else { input.as_slice().to_vec() };
+    assert_eq!(rooted.as_slice(), want, "reduce");
+    assert_eq!(send.wait()?.0.as_slice(), [10, 11, 12], "broadcast");
+    let ((input, part), contributors) = scatter.wait()?;
+    assert_eq!((input.as_slice()[1], contributors.len()), (1 + 10 * rank.0, n));
+    assert_eq!(part.as_slice(), sums(4 * rank.index()..4 * rank.index() + 4), "reduce_scatter");
+    assert_eq!(gather.wait()?.0.1.as_slice(), [0, 1, 10, 11, 20, 21], "all_gather");
+    assert_eq!(reduce_into.wait()?.0.1.as_slice(), sums(0..40_000), "all_reduce_into");
+    assert_eq!(reduce_all.wait()?.0.as_slice(), sums(0..5), "all_reduce");
+
+    let refused = comm.start_all_gather(mine(2), zeroed(2)).unwrap_err();
+    assert!(refused.to_string().contains("output has 2 elements, the call needs 6"), "{refused}");
+    let (_, (input, output)) = refused.into_parts();
+    assert_eq!((input.as_slice(), output.len()), (mine(2).as_slice(), 2), "given back");
+    let refused = comm.start_broadcast(mine(3), Rank(7)).unwrap_err();
+    assert_eq!(refused.into_parts().1.as_slice(), mine(3).as_slice(), "given back");
     Ok(())
 }
 

@@ -4,11 +4,8 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use phalanx_core::ids::Rank;
-
-use super::{Element, Error};
+use super::Element;
 use crate::device::memory::SharedBlock;
-use crate::driver::{Driver, Ticket};
 
 /// `len` elements of memory that collectives can use without a copy.
 ///
@@ -101,32 +98,5 @@ struct Keep {
 impl Drop for Keep {
     fn drop(&mut self) {
         self.readers.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-/// An op under way, with the buffer it works on. Forgetting it is safe: the runtime keeps the memory as long as it
-/// needs.
-#[derive(Debug)]
-#[must_use = "an op that nobody waits for has a result that nobody gets"]
-pub struct Work<T> {
-    pub(super) driver: Arc<Driver>,
-    pub(super) ticket: Arc<Ticket>,
-    pub(super) buffer: Buffer<T>,
-}
-
-impl<T: Element> Work<T> {
-    /// Whether the op is over.
-    #[must_use]
-    pub fn is_over(&self) -> bool {
-        self.ticket.is_over()
-    }
-
-    /// Waits for the op and gives the buffer back with the result, and the ranks that contributed.
-    ///
-    /// # Errors
-    /// What ended the op.
-    pub fn wait(self) -> Result<(Buffer<T>, Vec<Rank>), Error> {
-        let contributors = self.driver.wait(&self.ticket)?;
-        Ok((self.buffer, contributors))
     }
 }

@@ -7,7 +7,7 @@ use phalanx_core::ids::Rank;
 use phalanx_core::spec::{Algorithm, Collective, ReduceOp, Spec};
 
 use super::collectives::{Contributors, must};
-use super::{Buffer, Communicator, Element, Error, Work};
+use super::{Buffer, Communicator, Element, Error};
 use crate::driver::Ticket;
 
 impl Communicator {
@@ -38,20 +38,6 @@ impl Communicator {
         Ok(self.driver.wait(&ticket)?)
     }
 
-    /// Starts an all-reduce in place and returns at once.
-    ///
-    /// # Errors
-    /// When the buffer holds a result of the open step that a newcomer may ask for; when the call is refused.
-    pub fn start_all_reduce<T: Element>(
-        &mut self,
-        buffer: Buffer<T>,
-        op: ReduceOp,
-    ) -> Result<Work<T>, Error> {
-        let ticket = self.post_all_reduce(&buffer, op, None)?;
-        self.driver.kick();
-        Ok(Work { driver: Arc::clone(&self.driver), ticket, buffer })
-    }
-
     /// As [`Communicator::all_gather`], over buffers that are retained by reference.
     ///
     /// # Errors
@@ -61,7 +47,8 @@ impl Communicator {
         input: &Buffer<T>,
         output: &mut Buffer<T>,
     ) -> Result<Contributors, Error> {
-        self.gather(input, output, None)
+        let ticket = self.post_all_gather(input, output, None)?;
+        Ok(self.driver.wait(&ticket)?)
     }
 
     /// As [`Communicator::all_gather_buffer`] by a named algorithm.
@@ -74,7 +61,8 @@ impl Communicator {
         output: &mut Buffer<T>,
         algorithm: Algorithm,
     ) -> Result<Contributors, Error> {
-        self.gather(input, output, Some(algorithm))
+        let ticket = self.post_all_gather(input, output, Some(algorithm))?;
+        Ok(self.driver.wait(&ticket)?)
     }
 
     /// As [`Communicator::reduce_scatter`], over buffers that are retained by reference.
@@ -87,7 +75,8 @@ impl Communicator {
         output: &mut Buffer<T>,
         op: ReduceOp,
     ) -> Result<Contributors, Error> {
-        self.scatter(input, output, op, None)
+        let ticket = self.post_reduce_scatter(input, output, op, None)?;
+        Ok(self.driver.wait(&ticket)?)
     }
 
     /// As [`Communicator::reduce_scatter_buffer`] by a named algorithm.
@@ -101,7 +90,8 @@ impl Communicator {
         op: ReduceOp,
         algorithm: Algorithm,
     ) -> Result<Contributors, Error> {
-        self.scatter(input, output, op, Some(algorithm))
+        let ticket = self.post_reduce_scatter(input, output, op, Some(algorithm))?;
+        Ok(self.driver.wait(&ticket)?)
     }
 
     /// As [`Communicator::broadcast`], over a buffer that is retained by reference.
@@ -113,8 +103,7 @@ impl Communicator {
         buffer: &mut Buffer<T>,
         root: Rank,
     ) -> Result<Contributors, Error> {
-        let spec = self.spec(Collective::Broadcast, T::DTYPE, ReduceOp::Sum, buffer.len(), root, None);
-        let ticket = self.post_in_place("broadcast", spec, buffer)?;
+        let ticket = self.post_broadcast(buffer, root, None)?;
         Ok(self.driver.wait(&ticket)?)
     }
 
@@ -128,9 +117,7 @@ impl Communicator {
         root: Rank,
         algorithm: Algorithm,
     ) -> Result<Contributors, Error> {
-        let spec =
-            self.spec(Collective::Broadcast, T::DTYPE, ReduceOp::Sum, buffer.len(), root, Some(algorithm));
-        let ticket = self.post_in_place("broadcast", spec, buffer)?;
+        let ticket = self.post_broadcast(buffer, root, Some(algorithm))?;
         Ok(self.driver.wait(&ticket)?)
     }
 
@@ -144,51 +131,49 @@ impl Communicator {
         op: ReduceOp,
         root: Rank,
     ) -> Result<Contributors, Error> {
-        let spec = self.spec(Collective::Reduce, T::DTYPE, op, buffer.len(), root, None);
-        let ticket = self.post_in_place("reduce", spec, buffer)?;
+        let ticket = self.post_reduce(buffer, op, root)?;
         Ok(self.driver.wait(&ticket)?)
     }
 
-    fn gather<T: Element>(
+    pub(super) fn post_all_gather<T: Element>(
         &self,
         input: &Buffer<T>,
         output: &Buffer<T>,
         algorithm: Option<Algorithm>,
-    ) -> Result<Contributors, Error> {
+    ) -> Result<Arc<Ticket>, Error> {
         must("all_gather", "output", output.len(), input.len() * self.world_size() as usize)?;
         let spec = self.spec(Collective::AllGather, T::DTYPE, ReduceOp::Sum, input.len(), Rank(0), algorithm);
-        self.run_buffers("all_gather", spec, input, output)
+        self.post_buffers("all_gather", spec, input, output)
     }
 
-    fn scatter<T: Element>(
+    pub(super) fn post_reduce_scatter<T: Element>(
         &self,
         input: &Buffer<T>,
         output: &Buffer<T>,
         op: ReduceOp,
         algorithm: Option<Algorithm>,
-    ) -> Result<Contributors, Error> {
+    ) -> Result<Arc<Ticket>, Error> {
         must("reduce_scatter", "input", input.len(), output.len() * self.world_size() as usize)?;
         let spec = self.spec(Collective::ReduceScatter, T::DTYPE, op, output.len(), Rank(0), algorithm);
-        self.run_buffers("reduce_scatter", spec, input, output)
+        self.post_buffers("reduce_scatter", spec, input, output)
     }
 
     /// Both are kept until the op is freed: what is served to a newcomer may be read from either.
-    fn run_buffers<T: Element>(
+    pub(super) fn post_buffers<T: Element>(
         &self,
         call: &'static str,
         spec: Spec,
         input: &Buffer<T>,
         output: &Buffer<T>,
-    ) -> Result<Contributors, Error> {
+    ) -> Result<Arc<Ticket>, Error> {
         writable(call, output)?;
         let shape = CallShape { in_place: false, retention: Retention::ByReference };
         let keep = Box::new((input.keep(), output.keep()));
         let memory = (input.span(), output.span());
-        let ticket = self.driver.post(self.comm, spec, shape, memory, Some(keep))?;
-        Ok(self.driver.wait(&ticket)?)
+        Ok(self.driver.post(self.comm, spec, shape, memory, Some(keep))?)
     }
 
-    fn post_all_reduce<T: Element>(
+    pub(super) fn post_all_reduce<T: Element>(
         &self,
         buffer: &Buffer<T>,
         op: ReduceOp,
@@ -196,6 +181,26 @@ impl Communicator {
     ) -> Result<Arc<Ticket>, Error> {
         let spec = self.spec(Collective::AllReduce, T::DTYPE, op, buffer.len(), Rank(0), algorithm);
         self.post_in_place("all_reduce", spec, buffer)
+    }
+
+    pub(super) fn post_broadcast<T: Element>(
+        &self,
+        buffer: &Buffer<T>,
+        root: Rank,
+        algorithm: Option<Algorithm>,
+    ) -> Result<Arc<Ticket>, Error> {
+        let spec = self.spec(Collective::Broadcast, T::DTYPE, ReduceOp::Sum, buffer.len(), root, algorithm);
+        self.post_in_place("broadcast", spec, buffer)
+    }
+
+    pub(super) fn post_reduce<T: Element>(
+        &self,
+        buffer: &Buffer<T>,
+        op: ReduceOp,
+        root: Rank,
+    ) -> Result<Arc<Ticket>, Error> {
+        let spec = self.spec(Collective::Reduce, T::DTYPE, op, buffer.len(), root, None);
+        self.post_in_place("reduce", spec, buffer)
     }
 
     fn post_in_place<T: Element>(

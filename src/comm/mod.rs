@@ -10,15 +10,23 @@ use crate::config::{Config, ConfigError};
 use crate::driver::Driver;
 
 mod buffer;
+mod builder;
 mod by_reference;
 mod collectives;
 mod connect;
 mod element;
+mod raw;
+mod start;
 mod step;
+mod work;
 
-pub use buffer::{Buffer, Retained, Work};
+pub use buffer::{Buffer, Retained};
+pub use builder::Builder;
+pub use collectives::Contributors;
 pub use element::Element;
+pub use raw::{RawCall, RawWork};
 pub use step::{Regions, RegionsMut, State, Step};
+pub use work::{Failure, Started, Work};
 
 /// Why a call did not do what was asked. The text says what happened, to which rank, in which epoch and op, and what
 /// to do next.

@@ -178,14 +178,8 @@ impl Block {
 
     /// Length in bytes.
     #[must_use]
-    pub const fn len(&self) -> usize {
+    pub const fn bytes(&self) -> usize {
         self.bytes
-    }
-
-    /// Whether it is empty.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.bytes == 0
     }
 
     /// The whole block as a span; valid while the block lives (moving the `Block` does not move its memory).
@@ -225,7 +219,7 @@ impl SharedBlock {
     /// The bytes, to read. The caller sees to it that nobody writes meanwhile.
     #[must_use]
     pub(crate) fn bytes(&self) -> &[u8] {
-        debug_assert_eq!(self.block.len(), self.start.len());
+        debug_assert_eq!(self.block.bytes(), self.start.len());
         // SAFETY: the block is alive through `self.block`, moving an `Arc` does not move it, and no op writes to a
         // `comm::Buffer` while its owner can call this (the owner gave it away, or waits).
         unsafe { std::slice::from_raw_parts(self.start.start(), self.start.len()) }

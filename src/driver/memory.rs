@@ -152,7 +152,7 @@ impl OpMemory {
         let source = if of == Place::Input { self.input } else { self.output };
         let mut copy = Block::zeroed(source.len());
         copy.span().copy_from(source);
-        let bytes = copy.len();
+        let bytes = copy.bytes();
         self.log = Some(copy);
         self.log_of = of;
         bytes
@@ -170,7 +170,7 @@ impl OpMemory {
     /// Bytes of the copies kept for this op.
     #[must_use]
     pub fn logged_bytes(&self) -> usize {
-        self.log.as_ref().map_or(0, Block::len)
+        self.log.as_ref().map_or(0, Block::bytes)
     }
 }
 
@@ -189,9 +189,9 @@ impl BlockPool {
 
     /// A block of at least `bytes` bytes.
     pub fn take(&mut self, bytes: usize) -> Block {
-        let fits = |b: &&Block| b.len() >= bytes && b.len() <= bytes.max(64) * 4;
-        let best = self.free.iter().filter(fits).map(Block::len).min();
-        match best.and_then(|len| self.free.iter().position(|b| b.len() == len)) {
+        let fits = |b: &&Block| b.bytes() >= bytes && b.bytes() <= bytes.max(64) * 4;
+        let best = self.free.iter().filter(fits).map(Block::bytes).min();
+        match best.and_then(|len| self.free.iter().position(|b| b.bytes() == len)) {
             Some(index) => self.free.swap_remove(index),
             None => Block::zeroed(bytes),
         }

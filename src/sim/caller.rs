@@ -241,7 +241,7 @@ impl Caller {
         let in_place = op.in_place && input_len == output_len;
         let mut output = (!in_place).then(|| Block::zeroed(output_len as usize * size));
         if let Some(o) = &mut output {
-            o.span().write(&vec![GARBAGE; o.len()]);
+            o.span().write(&vec![GARBAGE; o.bytes()]);
         }
         let shape = CallShape { in_place, retention: op.retention };
         let spans = (input.span(), output.as_mut().map_or_else(|| input.span(), Block::span));
@@ -314,7 +314,7 @@ impl Caller {
         let counts = open.counts;
         let result = if let Ok(contributors) = &outcome {
             let block = open.output.as_mut().unwrap_or(&mut open.input);
-            let mut bytes = vec![0; block.len()];
+            let mut bytes = vec![0; block.bytes()];
             block.span().read(&mut bytes);
             Ok((contributors.clone(), bytes))
         } else {
@@ -418,7 +418,7 @@ impl Caller {
 /// The caller may do what it likes with the memory now.
 fn spoil(open: &mut Open) {
     for block in [Some(&mut open.input), open.output.as_mut()].into_iter().flatten() {
-        let garbage = vec![GARBAGE; block.len()];
+        let garbage = vec![GARBAGE; block.bytes()];
         block.span().write(&garbage);
     }
 }

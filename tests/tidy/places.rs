@@ -10,7 +10,8 @@ const UNSAFE: &[&str] = &[
     "src/device/cpu/simd.rs",
     "src/sync.rs",
     "src/transport/shm/raw.rs",
-    "src/mailbox.rs",
+    "src/comm/raw.rs",
+    "tests/raw.rs",
 ];
 
 /// The folder with the async runtime.

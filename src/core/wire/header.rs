@@ -53,7 +53,7 @@ pub struct Header {
     pub payload_bytes: u32,
     /// Every op of the communicator below this is complete at all ranks the sender has heard of.
     pub stable: OpSeq,
-    /// FNV-1a of the payload where checksums are switched on, else 0.
+    /// Room for a checksum of the payload; 0, none is computed.
     pub checksum: u32,
 }
 

@@ -9,13 +9,11 @@ use phalanx_core::spec::{Dtype, ReduceOp};
 
 use super::Span;
 
-mod checksum;
 mod element;
 mod simd;
 #[cfg(test)]
 mod tests;
 
-pub use checksum::checksum;
 use simd::{Inputs, Path, STRIP_BYTES, Strip};
 
 /// Writes `left[i] (+) right[i]` to `out[i]`. `Avg` folds as `Sum`; [`finish`] divides.

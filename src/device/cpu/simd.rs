@@ -7,9 +7,6 @@
 use half::{bf16, f16};
 use phalanx_core::spec::{Dtype, ReduceOp};
 
-#[cfg(target_arch = "x86_64")]
-use super::checksum::{LANE_BYTES, skip_lane};
-use super::checksum::{take_byte, take_word};
 use super::element::{Element, Larger, Operator, Product, Smaller, Sum};
 use crate::device::Span;
 
@@ -480,94 +477,6 @@ wide! {
     f64, 4, load_f64, store_f64, _mm256_add_pd, _mm256_mul_pd, _mm256_div_pd, _mm256_set1_pd, f64;
     f16, 8, load_f16, store_f16, _mm256_add_ps, _mm256_mul_ps, _mm256_div_ps, _mm256_set1_ps, f32;
     bf16, 8, load_bf16, store_bf16, _mm256_add_ps, _mm256_mul_ps, _mm256_div_ps, _mm256_set1_ps, f32;
-}
-
-/// Which instructions compute the checksum. All give the same value.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum CrcPath {
-    /// Tables.
-    Portable,
-    /// The CRC32 instruction of SSE4.2. Only [`detected_crc`] makes one.
-    #[cfg(target_arch = "x86_64")]
-    Sse42(Sse42),
-}
-
-/// Proof that this machine has SSE4.2.
-#[cfg(target_arch = "x86_64")]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Sse42(());
-
-/// The best path of this machine; remembered as in [`Path::detected`].
-#[inline]
-pub(super) fn detected_crc() -> CrcPath {
-    #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("sse4.2") {
-        return CrcPath::Sse42(Sse42(()));
-    }
-    CrcPath::Portable
-}
-
-/// Takes all bytes of `values` into the CRC register.
-pub(super) fn crc(path: CrcPath, register: u32, values: Span) -> u32 {
-    match path {
-        // SAFETY: the span's lender promised that it may be read (`Span::new`).
-        CrcPath::Portable => unsafe { crc_portable(register, values.start(), values.len()) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above; `detected_crc` asked the processor before it made the path.
-        CrcPath::Sse42(_) => unsafe { crc_sse42(register, values.start(), values.len()) },
-    }
-}
-
-/// # Safety
-/// `start` must be valid for reads of `bytes` bytes.
-unsafe fn crc_portable(mut register: u32, start: *const u8, bytes: usize) -> u32 {
-    let mut i = 0;
-    while bytes - i >= 8 {
-        // SAFETY: `i + 8 <= bytes`, for which the caller vouches; the read asks for no alignment.
-        let word = unsafe { start.add(i).cast::<u64>().read_unaligned() };
-        register = take_word(register, u64::from_le(word));
-        i += 8;
-    }
-    while i < bytes {
-        // SAFETY: `i < bytes`, for which the caller vouches.
-        register = take_byte(register, unsafe { *start.add(i) });
-        i += 1;
-    }
-    register
-}
-
-/// # Safety
-/// `start` must be valid for reads of `bytes` bytes, and the machine must have SSE4.2.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "sse4.2")]
-unsafe fn crc_sse42(register: u32, start: *const u8, bytes: usize) -> u32 {
-    use std::arch::x86_64::{_mm_crc32_u8, _mm_crc32_u64};
-    // SAFETY: every use below keeps `at + 8 <= bytes`, for which the caller vouches; no alignment is asked for.
-    let word = |at: usize| unsafe { start.add(at).cast::<u64>().read_unaligned() };
-    let mut register = u64::from(register);
-    let mut i = 0;
-    while bytes - i >= 3 * LANE_BYTES {
-        let (mut second, mut third) = (0, 0);
-        for at in (i..i + LANE_BYTES).step_by(8) {
-            register = _mm_crc32_u64(register, word(at));
-            second = _mm_crc32_u64(second, word(at + LANE_BYTES));
-            third = _mm_crc32_u64(third, word(at + 2 * LANE_BYTES));
-        }
-        let two = skip_lane(register as u32) ^ second as u32;
-        register = u64::from(skip_lane(two) ^ third as u32);
-        i += 3 * LANE_BYTES;
-    }
-    while bytes - i >= 8 {
-        register = _mm_crc32_u64(register, word(i));
-        i += 8;
-    }
-    let mut register = register as u32;
-    while i < bytes {
-        // SAFETY: `i < bytes`, for which the caller vouches.
-        register = _mm_crc32_u8(register, unsafe { *start.add(i) });
-        i += 1;
-    }
-    register
 }
 
 /// Bytes of a partial result that the tree keeps in the first-level cache.

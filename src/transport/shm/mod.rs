@@ -26,6 +26,7 @@ use rustix::io::Errno;
 
 pub use self::connection::{Prove, ProveFactory, Side};
 pub use self::key::prove_key;
+#[cfg(any(test, feature = "internals"))]
 pub use self::raw::{CELLS, INLINE_BYTES, SEGMENT_BYTES};
 
 use self::connection::{Connection, Stepped};

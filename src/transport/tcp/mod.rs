@@ -151,6 +151,7 @@ impl TcpTransport {
     }
 
     /// Incoming connections that were turned away: strangers, revoked members, and those beyond the bound.
+    #[cfg(any(test, feature = "internals"))]
     #[must_use]
     pub const fn refused(&self) -> u64 {
         self.refused
