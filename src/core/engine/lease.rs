@@ -10,6 +10,13 @@ impl Engine {
         self.rules.as_ref().map_or(crate::units::LEASE_MS, |r| r.lease_ms)
     }
 
+    /// From when on this member gives the coordinator up. An op that is called while it is away has had its whole
+    /// deadline by then, and a lease more.
+    fn orphaned_at_ms(&self) -> u64 {
+        let op_timeout = self.rules.as_ref().map_or(u64::MAX, |r| r.op_timeout_ms);
+        self.leased_from_ms.saturating_add(self.lease_ms()).saturating_add(op_timeout)
+    }
+
     /// Whether the lease is over: until the next answer to a beat nothing moves here.
     pub(super) fn notice_lapse(&mut self, now_ms: u64) {
         self.lapsed = self.rules.is_some() && now_ms.saturating_sub(self.leased_from_ms) >= self.lease_ms();
@@ -39,7 +46,8 @@ impl Engine {
         }
     }
 
-    /// Sends beats, notices a lapsed lease and overdue ops.
+    /// Sends beats, notices a lapsed lease and overdue ops. Without a word from the coordinator for a lease and the
+    /// deadline of an op the member leaves the view by itself: no call waits for ever (P5).
     pub fn handle_timeout(&mut self, now_ms: u64) {
         let Some(rules) = &self.rules else { return };
         if self.phase == Phase::Halted {
@@ -53,6 +61,14 @@ impl Engine {
             self.messages.push_back(Upward::Beat { epoch: self.epoch, done_below });
         }
         self.notice_lapse(now_ms);
+        if self.lapsed && now_ms >= self.orphaned_at_ms() {
+            self.is_orphan = true;
+            let silent_s = now_ms.saturating_sub(self.leased_from_ms) / 1_000;
+            self.halt(&format!(
+                "no word from the coordinator for {silent_s} s, and nobody else may decide; see why it is gone"
+            ));
+            return;
+        }
         if !self.phase.is_moving() {
             return;
         }
@@ -77,7 +93,7 @@ impl Engine {
         }
         let rules = self.rules.as_ref()?;
         let beat = self.beat_due_ms;
-        let lease = if self.lapsed { u64::MAX } else { self.leased_from_ms + rules.lease_ms };
+        let lease = if self.lapsed { self.orphaned_at_ms() } else { self.leased_from_ms + rules.lease_ms };
         let ops = self.comms.values().flat_map(super::Comm::unreleased);
         let op = ops
             .filter(|o| o.posted && !o.overdue && self.phase.is_moving())

@@ -209,6 +209,8 @@ pub struct Engine {
     beat_due_ms: u64,
     leased_from_ms: u64,
     lapsed: bool,
+    /// It has given the coordinator up, and does not come back.
+    is_orphan: bool,
     faults: BTreeMap<MemberId, String>,
     /// A mismatch was reported in this epoch.
     mismatched: bool,
@@ -249,6 +251,7 @@ impl Engine {
             beat_due_ms: now_ms,
             leased_from_ms: now_ms,
             lapsed: false,
+            is_orphan: false,
             faults: BTreeMap::new(),
             mismatched: false,
             early_confirms: Vec::new(),
@@ -261,6 +264,9 @@ impl Engine {
 
     /// The control connection is up (again): the engine introduces itself.
     pub fn handle_connected(&mut self) {
+        if self.is_orphan {
+            return;
+        }
         let version = crate::wire::message::VERSION;
         self.messages.push_front(Upward::Join { version, info: self.info.clone(), epoch: self.epoch });
         // What is told once may have been lost with the old connection.

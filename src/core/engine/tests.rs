@@ -308,3 +308,40 @@ fn a_welcome_renews_no_lease_of_a_rank() {
     engine.handle_message(Downward::Welcome { version: VERSION, rules }, late);
     assert_eq!(run_steps(&mut engine, id), 0, "its lease is over");
 }
+
+/// P5: nobody but the coordinator ends an op, but nobody waits for it for ever.
+#[test]
+fn a_member_whose_coordinator_stays_away_leaves_after_the_deadline_of_an_op() {
+    let (mut engine, id, _) = with_an_op();
+    let rules = engine.rules().unwrap().clone();
+    let last = rules.lease_ms + rules.op_timeout_ms;
+    engine.handle_timeout(rules.lease_ms);
+    engine.handle_timeout(last - 1);
+    assert_eq!(completes(&mut engine), 0, "it may still come back");
+    engine.handle_timeout(last);
+    let ended: Vec<Action> = std::iter::from_fn(|| engine.poll_action()).collect();
+    let Some(Action::Complete { op, outcome: Err(error) }) = ended.first() else { panic!("{ended:?}") };
+    assert_eq!(*op, id);
+    assert!(error.to_string().contains("no word from the coordinator for 6 s"), "{error}");
+    assert!(matches!(ended.last(), Some(Action::Halt { .. })), "{ended:?}");
+    assert_eq!(engine.poll_timeout(), None);
+    while engine.poll_message().is_some() {}
+    engine.handle_connected();
+    assert_eq!(engine.poll_message(), None, "it has ended its ops, and takes part no more");
+}
+
+#[test]
+fn a_spare_whose_coordinator_stays_away_leaves_too_and_one_that_hears_of_it_stays() {
+    let mut engine = Engine::new(info(9), 0);
+    let rules = Rules::new(4, Policy::Replace);
+    let last = rules.lease_ms + rules.op_timeout_ms;
+    engine.handle_message(Downward::Welcome { version: VERSION, rules }, 0);
+    engine.handle_timeout(last - 1);
+    engine.handle_message(Downward::BeatSeen { epoch: Epoch(1), stable: Vec::new() }, last);
+    engine.handle_timeout(last);
+    assert_eq!(engine.poll_action(), None, "it was there");
+    let next = engine.poll_timeout().unwrap();
+    assert!(next > last && next <= 2 * last, "{next}");
+    engine.handle_timeout(2 * last);
+    assert!(matches!(engine.poll_action(), Some(Action::Halt { .. })));
+}
