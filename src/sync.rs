@@ -1,13 +1,17 @@
-//! Atomics and sleeping: the one file that names them, so that loom can stand in.
+//! Atomics and sleeping, in one file so that loom can stand in: all that a wake-up or a byte of shared memory depends
+//! on.
 //!
 //! Three things live here. The cursors say when a cell of a one-way ring may be read or written again; the park
 //! words make sure that whoever sleeps is woken; [`Doorbell`] and [`Park`] are what it sleeps on. The cursors and
 //! the park words are generic over [`Word`], because the real words lie in memory shared with another process and
-//! loom's cannot.
+//! loom's cannot. [`local`] has the words and locks of one process, for `driver/rota.rs`. The models stand with the
+//! code that they run: `transport/shm/ring_model_tests.rs` and the end of `driver/rota.rs`.
+//!
+//! Atomics elsewhere (`ATOMIC` in `tests/tidy/places.rs` lists the files) are counters that nobody sleeps on.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::Ordering;
+pub use std::sync::atomic::Ordering;
 
 #[cfg(not(phalanx_loom))]
 use std::sync::atomic::fence;
@@ -19,6 +23,21 @@ use mio::unix::SourceFd;
 
 /// A word of memory shared with another process: it has the layout of a `u64` and needs 8-byte alignment.
 pub type SharedWord = std::sync::atomic::AtomicU64;
+
+/// Words and locks of one process; in a model those of loom.
+pub mod local {
+    #[cfg(not(phalanx_loom))]
+    pub use std::sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicU64},
+    };
+
+    #[cfg(phalanx_loom)]
+    pub use loom::sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicU64},
+    };
+}
 
 /// What the algorithms of this file need of an atomic word.
 pub trait Word {
@@ -418,102 +437,5 @@ mod tests {
         poll.poll(&mut events, None).unwrap();
         assert_eq!(events.iter().next().map(|e| e.token()), Some(mio::Token(3)));
         assert!(bell.drain() && !bell.drain());
-    }
-}
-
-#[cfg(all(test, phalanx_loom))]
-mod model {
-    use super::*;
-    use loom::cell::UnsafeCell;
-    use loom::sync::Arc;
-    use loom::sync::atomic::AtomicU64;
-    use loom::thread;
-
-    const CELLS: usize = 2;
-    const MESSAGES: u64 = 3;
-
-    /// A ring of two cells, each a stamp and plain payload, and the bells of both ends.
-    struct Ring {
-        stamps: [AtomicU64; CELLS],
-        payload: [UnsafeCell<u64>; CELLS],
-        taken: AtomicU64,
-        receiver_parked: AtomicU64,
-        sender_parked: AtomicU64,
-        receiver_bell: Park,
-        sender_bell: Park,
-    }
-
-    // SAFETY: this is the claim under test: the cursors never let both ends into a cell at once. Loom's cell fails
-    // the model if they do.
-    unsafe impl Sync for Ring {}
-
-    impl Ring {
-        fn new() -> Self {
-            let word = || AtomicU64::new(0);
-            Self {
-                stamps: [word(), word()],
-                payload: [UnsafeCell::new(0), UnsafeCell::new(0)],
-                taken: word(),
-                receiver_parked: word(),
-                sender_parked: word(),
-                receiver_bell: Park::new(),
-                sender_bell: Park::new(),
-            }
-        }
-
-        fn send_all(&self) {
-            let mut cursor = SendCursor::new(CELLS as u64);
-            for n in 0..MESSAGES {
-                while !cursor.has_room(&self.taken).unwrap() {
-                    announce_park(&self.sender_parked);
-                    settle_park();
-                    if !cursor.has_room(&self.taken).unwrap() {
-                        self.sender_bell.park(None);
-                    }
-                    cancel_park(&self.sender_parked);
-                }
-                let cell = n as usize % CELLS;
-                // SAFETY: loom checks that nobody else is in the cell.
-                self.payload[cell].with_mut(|p| unsafe { *p = n + 10 });
-                cursor.publish(&self.stamps[cell]);
-                if take_park(&self.receiver_parked) {
-                    self.receiver_bell.unpark();
-                }
-            }
-        }
-
-        fn receive_all(&self) {
-            let mut cursor = ReceiveCursor::default();
-            for n in 0..MESSAGES {
-                let cell = n as usize % CELLS;
-                while !cursor.is_ready(&self.stamps[cell]) {
-                    announce_park(&self.receiver_parked);
-                    settle_park();
-                    if !cursor.is_ready(&self.stamps[cell]) {
-                        self.receiver_bell.park(None);
-                    }
-                    cancel_park(&self.receiver_parked);
-                }
-                // SAFETY: loom checks that nobody else is in the cell.
-                assert_eq!(self.payload[cell].with(|p| unsafe { *p }), n + 10, "torn or early message");
-                cursor.release(&self.taken);
-                if take_park(&self.sender_parked) {
-                    self.sender_bell.unpark();
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn sync_no_wake_up_is_lost_and_no_message_is_torn() {
-        let mut model = loom::model::Builder::new();
-        model.preemption_bound = Some(3);
-        model.check(|| {
-            let ring = Arc::new(Ring::new());
-            let sender = Arc::clone(&ring);
-            let thread = thread::spawn(move || sender.send_all());
-            ring.receive_all();
-            thread.join().unwrap();
-        });
     }
 }

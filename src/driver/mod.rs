@@ -1,12 +1,12 @@
-//! Runs the engine of a process. Whoever holds the progress token (one lock, taken by `try_lock`) drives it: a caller
-//! that waits takes it; the background thread only when no caller has driven for a moment. Spin briefly, yield, then
-//! park until a message, a freed slot, a control message or the next timeout.
+//! Runs the engine of a process. Whoever holds the progress token, a lock, drives it: a caller that waits takes it, and
+//! the background thread where no caller has driven for a moment; both by `try_lock`, and where it is taken the holder
+//! drives for them. A call that posts an op waits for the token and keeps it for that moment only. Spin briefly, yield,
+//! then park until a message, a freed slot, a control message or the next timeout.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::Arc;
 use std::sync::mpsc::Receiver;
-use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
 use phalanx_core::engine::CallShape;
@@ -18,17 +18,20 @@ use phalanx_core::wire::message::Upward;
 
 use crate::control::client::{Client, ControlEvent};
 use crate::device::Span;
-use crate::sync::{Doorbell, Park};
+use crate::sync::local::{AtomicBool, Mutex};
+use crate::sync::{Doorbell, Ordering, Park};
 use crate::transport::Transport;
 use crate::transport::mux::Mux;
 
 mod aside;
 pub mod executor;
 pub mod memory;
+mod rota;
 mod waiting;
 
 pub use executor::{Executor, Notice};
 pub use memory::StateRegions;
+use rota::Rota;
 
 /// How an op ended: world ranks that contributed, or the error.
 pub type Outcome = Result<Vec<Rank>, OpError>;
@@ -89,16 +92,9 @@ pub struct Inner {
 /// The driver of one process.
 #[derive(Debug)]
 pub struct Driver {
-    inner: Mutex<Inner>,
-    poll: Mutex<mio::Poll>,
+    rota: Rota<Inner, mio::Poll>,
     bell: Arc<Doorbell>,
     started: Instant,
-    /// Counts the times a caller drove: the background thread stays away while it moves.
-    driven: AtomicU64,
-    /// Callers inside a wait.
-    waiters: AtomicU64,
-    /// The background thread is parked in the poll, or about to be.
-    parked: AtomicBool,
     stop: AtomicBool,
     background: Park,
 }
@@ -152,13 +148,9 @@ impl Driver {
             next_timeout_ms: 0,
         };
         let driver = Arc::new(Self {
-            inner: Mutex::new(inner),
-            poll: Mutex::new(parts.poll),
+            rota: Rota::new(inner, parts.poll),
             bell: parts.bell,
             started: parts.started,
-            driven: AtomicU64::new(0),
-            waiters: AtomicU64::new(0),
-            parked: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             background: Park::new(),
         });
@@ -167,24 +159,6 @@ impl Driver {
             .name("phalanx-driver".to_owned())
             .spawn(move || of_thread.run_background())?;
         Ok(driver)
-    }
-
-    /// The token, waiting for it.
-    ///
-    /// # Panics
-    /// When a thread panicked while it drove: what the op in flight has is unknown, the process must end.
-    pub fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().expect("the driver panicked: end this process, a spare takes its rank")
-    }
-
-    fn try_lock(&self) -> Option<MutexGuard<'_, Inner>> {
-        match self.inner.try_lock() {
-            Ok(guard) => Some(guard),
-            Err(TryLockError::WouldBlock) => None,
-            Err(TryLockError::Poisoned(_)) => {
-                panic!("the driver panicked: end this process, a spare takes its rank")
-            }
-        }
     }
 
     /// Takes a collective into the order of `comm`. `keep` lives until nothing of the op is read any more.
@@ -199,7 +173,7 @@ impl Driver {
         memory: (Span, Span),
         keep: Option<Box<dyn std::any::Any + Send>>,
     ) -> Result<Arc<Ticket>, CallError> {
-        let mut inner = self.lock();
+        let mut inner = self.rota.lock();
         let now_ms = millis(self.started);
         let id = inner.executor.engine.handle_post(comm, spec, shape, now_ms)?;
         Ok(inner.admit(id, memory, keep))
@@ -210,7 +184,7 @@ impl Driver {
     /// # Errors
     /// As [`phalanx_core::engine::Engine::handle_commit`].
     pub fn commit(&self) -> Result<Arc<Ticket>, CallError> {
-        let mut inner = self.lock();
+        let mut inner = self.rota.lock();
         let id = inner.executor.engine.handle_commit(millis(self.started))?;
         Ok(inner.admit(id, (Span::empty(), Span::empty()), None))
     }
@@ -221,7 +195,7 @@ impl Driver {
     /// # Errors
     /// As [`phalanx_core::engine::Engine::handle_begin`].
     pub fn begin(&self, regions: StateRegions) -> Result<(), CallError> {
-        let mut inner = self.lock();
+        let mut inner = self.rota.lock();
         inner.executor.engine.handle_begin(regions.bytes())?;
         inner.begun = None;
         inner.executor.set_state(regions);
@@ -233,7 +207,7 @@ impl Driver {
 
     /// The state regions of the step that has begun, to serve newcomers from until they are taken back.
     pub fn serve_state(&self, regions: StateRegions) {
-        self.lock().executor.set_state(regions);
+        self.rota.lock().executor.set_state(regions);
         self.kick();
     }
 
@@ -256,7 +230,7 @@ impl Driver {
 
     /// The state regions of the step are the caller's again.
     pub fn take_back_state(&self) {
-        let mut inner = self.lock();
+        let mut inner = self.rota.lock();
         inner.executor.engine.handle_state_gone();
         inner.executor.set_state(StateRegions::default());
     }
@@ -289,13 +263,13 @@ impl Driver {
     /// stops the background thread.
     pub fn leave(&self) {
         {
-            let mut inner = self.lock();
+            let mut inner = self.rota.lock();
             if inner.halted.is_none() && !inner.is_over {
                 inner.executor.engine.handle_leave();
             }
         }
         self.wait_until(None, |inner| (inner.halted.is_some() || inner.is_over).then_some(()));
-        self.lock().client.close(Instant::now() + CLOSE_WITHIN);
+        self.rota.lock().client.close(Instant::now() + CLOSE_WITHIN);
         self.stop.store(true, Ordering::Release);
         self.bell.ring();
         self.background.unpark();
@@ -303,7 +277,7 @@ impl Driver {
 
     /// What the engine says, for tests and tools.
     pub fn with_engine<R>(&self, look: impl FnOnce(&phalanx_core::engine::Engine) -> R) -> R {
-        look(&self.lock().executor.engine)
+        look(&self.rota.lock().executor.engine)
     }
 
     /// Makes a communicator of these world ranks known.
@@ -311,7 +285,7 @@ impl Driver {
     /// # Errors
     /// When this member has no seat.
     pub fn split(&self, comm: CommId, group: Vec<Rank>) -> Result<(), CallError> {
-        self.lock().executor.engine.handle_split(comm, group)
+        self.rota.lock().executor.engine.handle_split(comm, group)
     }
 }
 
@@ -407,9 +381,19 @@ impl Inner {
         moved
     }
 
-    fn park_for(&self, started: Instant) -> Duration {
+    /// Makes whatever comes next wake the poll, and says how long to sleep at most; `None`: something is there already.
+    fn arm(&mut self, started: Instant) -> Option<Duration> {
         const LONGEST_MS: u64 = 1_000;
+        if !self.executor.transport.arm() {
+            self.disarm();
+            return None;
+        }
         let now = millis(started);
-        Duration::from_millis(self.next_timeout_ms.saturating_sub(now).clamp(1, LONGEST_MS))
+        Some(Duration::from_millis(self.next_timeout_ms.saturating_sub(now).clamp(1, LONGEST_MS)))
+    }
+
+    /// Awake again.
+    fn disarm(&mut self) {
+        self.executor.transport.disarm();
     }
 }

@@ -1,11 +1,11 @@
 //! Who drives when, and how a driver that finds nothing to do waits.
 
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, TryLockError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::rota::{Kicks, Who};
 use super::{Driver, Inner, Ticket};
-use crate::transport::Transport;
+use crate::sync::Ordering;
 
 /// Turns without progress before the core is yielded after each. Where ranks share a core, the one that is waited for
 /// runs no sooner than the one that waits gives the core up; where they do not, a yield returns at once.
@@ -24,24 +24,24 @@ impl Driver {
         ticket: Option<&Ticket>,
         mut done: impl FnMut(&mut Inner) -> Option<R>,
     ) -> R {
-        self.waiters.fetch_add(1, Ordering::AcqRel);
-        if self.parked.load(Ordering::Acquire) {
+        if self.rota.enter() {
             self.bell.ring(); // The background thread leaves the poll to this one.
         }
         let result = loop {
-            if let Some(mut inner) = self.try_lock() {
+            let kicks = self.rota.kicks();
+            if let Some(mut inner) = self.rota.try_lock() {
                 if let Some(result) = self.drive(&mut inner, &mut done) {
                     break result;
                 }
                 drop(inner);
-                self.park();
+                self.park(Who::Caller, kicks);
                 continue;
             }
             match ticket {
                 Some(ticket) => {
                     ticket.park.park(Some(LOOK_AGAIN));
                     if ticket.is_over()
-                        && let Some(mut inner) = self.try_lock()
+                        && let Some(mut inner) = self.rota.try_lock()
                         && let Some(result) = done(&mut inner)
                     {
                         break result;
@@ -50,8 +50,7 @@ impl Driver {
                 None => std::thread::yield_now(),
             }
         };
-        self.driven.fetch_add(1, Ordering::Release);
-        self.waiters.fetch_sub(1, Ordering::AcqRel);
+        self.rota.leave();
         result
     }
 
@@ -78,41 +77,24 @@ impl Driver {
     }
 
     /// Sleeps until something happens. The token is free meanwhile.
-    fn park(&self) {
-        let mut poll = match self.poll.try_lock() {
-            Ok(poll) => poll,
+    fn park(&self, who: Who, seen: Kicks) {
+        let sleep = |poll: &mut mio::Poll, timeout| {
+            let mut events = mio::Events::with_capacity(64);
+            // An interrupted poll is a short one.
+            let _interrupted = poll.poll(&mut events, Some(timeout));
+            self.bell.drain();
+        };
+        if !self.rota.rest(who, seen, |inner| inner.arm(self.started), sleep, Inner::disarm) {
             // Another thread sleeps there: it will wake for both.
-            Err(TryLockError::WouldBlock | TryLockError::Poisoned(_)) => {
-                std::thread::sleep(LOOK_AGAIN);
-                return;
-            }
-        };
-        let timeout = {
-            let Some(mut inner) = self.try_lock() else { return };
-            if !inner.executor.transport.arm() {
-                inner.executor.transport.disarm();
-                return;
-            }
-            inner.park_for(self.started)
-        };
-        let mut events = mio::Events::with_capacity(64);
-        // An interrupted poll is a short one.
-        let _interrupted = poll.poll(&mut events, Some(timeout));
-        self.bell.drain();
-        // Still with the poll in hand: a thread that arms next must not have its announcement taken back by this one,
-        // it would sleep through what peers then do not ring for. If the token is taken, its holder is awake, and links
-        // that stay armed only ring too often.
-        if let Some(mut inner) = self.try_lock() {
-            inner.executor.transport.disarm();
+            std::thread::sleep(LOOK_AGAIN);
         }
-        drop(poll);
     }
 
     pub(super) fn run_background(self: &Arc<Self>) {
         let mut seen = 0;
         while !self.stop.load(Ordering::Acquire) {
-            let driven = self.driven.load(Ordering::Acquire);
-            if self.waiters.load(Ordering::Acquire) > 0 || driven != seen {
+            let driven = self.rota.driven();
+            if self.rota.has_waiters() || driven != seen {
                 seen = driven;
                 self.background.park(Some(STAY_AWAY));
                 continue;
@@ -120,34 +102,31 @@ impl Driver {
             if Arc::strong_count(self) == 1 {
                 return; // Nobody is left to drive for.
             }
-            let Some(mut inner) = self.try_lock() else {
+            let kicks = self.rota.kicks();
+            let Some(mut inner) = self.rota.try_lock() else {
                 std::thread::yield_now();
                 continue;
             };
             let mut moved = false;
             while inner.turn(self.started) {
                 moved = true;
-                if self.waiters.load(Ordering::Acquire) > 0 {
+                if self.rota.has_waiters() {
                     break;
                 }
             }
             drop(inner);
-            if moved || self.waiters.load(Ordering::Acquire) > 0 {
-                continue;
+            if !moved && !self.rota.has_waiters() {
+                self.park(Who::Background, kicks);
             }
-            self.parked.store(true, Ordering::Release);
-            if self.waiters.load(Ordering::Acquire) == 0 {
-                self.park();
-            }
-            self.parked.store(false, Ordering::Release);
         }
     }
 
-    /// An op was started that nobody waits for yet: the background thread takes it on.
+    /// An op was started that nobody waits for yet: the background thread takes it on, or the caller that sleeps in the
+    /// poll.
     pub fn kick(&self) {
-        self.background.unpark();
-        if self.parked.load(Ordering::Acquire) {
+        if self.rota.kick() {
             self.bell.ring();
         }
+        self.background.unpark();
     }
 }

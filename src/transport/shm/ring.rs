@@ -6,16 +6,72 @@
 use phalanx_core::ids::Epoch;
 use phalanx_core::units::{LINK_SLOTS, SLOT_BYTES};
 use phalanx_core::wire::Header;
-use phalanx_core::wire::header::HeaderError;
+use phalanx_core::wire::header::{HEADER_BYTES, HeaderError};
 
 use super::raw::{CELLS, Control, INLINE_BYTES, Segment};
 use crate::device::Span;
-use crate::sync::{self, ReceiveCursor, Scribbled, SendCursor};
+use crate::sync::{self, ReceiveCursor, Scribbled, SendCursor, SharedWord, Word};
+
+/// What the ends of a ring need of the memory between them. A [`Segment`]; in the model below, memory of loom.
+pub trait Memory {
+    /// Words that both ends change.
+    type Word: Word;
+    /// Room for the payload of a message.
+    type Place;
+    /// Messages that may wait at once.
+    const CELLS: u64;
+    /// Places for what does not fit a cell; at most [`LINK_SLOTS`].
+    const SLOTS: u64;
+
+    /// As [`Segment::control`].
+    fn control(&self, which: Control) -> &Self::Word;
+    /// As [`Segment::stamp`].
+    fn stamp(&self, message: u64) -> &Self::Word;
+    /// As [`Segment::write_header`].
+    fn write_header(&self, message: u64, header: &[u8; HEADER_BYTES]);
+    /// As [`Segment::read_header`].
+    fn read_header(&self, message: u64) -> [u8; HEADER_BYTES];
+    /// As [`Segment::inline_payload`].
+    fn inline_payload(&self, message: u64, bytes: usize) -> Self::Place;
+    /// As [`Segment::slot_payload`].
+    fn slot_payload(&self, slot: usize, bytes: usize) -> Self::Place;
+}
+
+impl Memory for Segment {
+    type Word = SharedWord;
+    type Place = Span;
+    const CELLS: u64 = CELLS as u64;
+    const SLOTS: u64 = LINK_SLOTS as u64;
+
+    fn control(&self, which: Control) -> &SharedWord {
+        self.control(which)
+    }
+    fn stamp(&self, message: u64) -> &SharedWord {
+        self.stamp(message)
+    }
+    fn write_header(&self, message: u64, header: &[u8; HEADER_BYTES]) {
+        self.write_header(message, header);
+    }
+    fn read_header(&self, message: u64) -> [u8; HEADER_BYTES] {
+        self.read_header(message)
+    }
+    fn inline_payload(&self, message: u64, bytes: usize) -> Span {
+        self.inline_payload(message, bytes)
+    }
+    fn slot_payload(&self, slot: usize, bytes: usize) -> Span {
+        self.slot_payload(slot, bytes)
+    }
+}
+
+/// Which slot the large payload of this number lies in, counted alike at both ends.
+const fn slot<M: Memory>(large: u64) -> usize {
+    (large % M::SLOTS) as usize
+}
 
 /// The sending end.
 #[derive(Debug)]
-pub struct SendRing {
-    segment: Segment,
+pub struct SendRing<M = Segment> {
+    segment: M,
     cursor: SendCursor,
     /// Large payloads sent so far.
     large: u64,
@@ -27,12 +83,12 @@ pub struct SendRing {
     wanted: Option<usize>,
 }
 
-impl SendRing {
+impl<M: Memory> SendRing<M> {
     /// The sending end of a fresh segment.
-    pub const fn new(segment: Segment) -> Self {
+    pub fn new(segment: M) -> Self {
         Self {
             segment,
-            cursor: SendCursor::new(CELLS as u64),
+            cursor: SendCursor::new(M::CELLS),
             large: 0,
             free_after: [0; LINK_SLOTS],
             reserved: None,
@@ -40,16 +96,12 @@ impl SendRing {
         }
     }
 
-    const fn slot(large: u64) -> usize {
-        (large % LINK_SLOTS as u64) as usize
-    }
-
     fn has_room(&mut self, bytes: usize) -> Result<bool, Scribbled> {
         let taken = self.segment.control(Control::Taken);
         if !self.cursor.has_room(taken)? {
             return Ok(false);
         }
-        Ok(bytes <= INLINE_BYTES || self.cursor.is_taken(self.free_after[Self::slot(self.large)], taken)?)
+        Ok(bytes <= INLINE_BYTES || self.cursor.is_taken(self.free_after[slot::<M>(self.large)], taken)?)
     }
 
     /// Where to write the next message's payload; `None`: no room.
@@ -59,7 +111,7 @@ impl SendRing {
     ///
     /// # Panics
     /// When no slot is large enough.
-    pub fn reserve(&mut self, bytes: usize) -> Result<Option<Span>, Scribbled> {
+    pub fn reserve(&mut self, bytes: usize) -> Result<Option<M::Place>, Scribbled> {
         assert!(bytes <= SLOT_BYTES, "a message of {bytes} bytes, a slot holds {SLOT_BYTES}");
         if !self.has_room(bytes)? {
             self.wanted = Some(bytes);
@@ -69,7 +121,7 @@ impl SendRing {
         Ok(Some(if bytes <= INLINE_BYTES {
             self.segment.inline_payload(self.cursor.position(), bytes)
         } else {
-            self.segment.slot_payload(Self::slot(self.large), bytes)
+            self.segment.slot_payload(slot::<M>(self.large), bytes)
         }))
     }
 
@@ -84,7 +136,7 @@ impl SendRing {
         self.segment.write_header(message, &header.to_wire());
         self.cursor.publish(self.segment.stamp(message));
         if bytes > INLINE_BYTES {
-            self.free_after[Self::slot(self.large)] = self.cursor.position();
+            self.free_after[slot::<M>(self.large)] = self.cursor.position();
             self.large += 1;
         }
         sync::take_park(self.segment.control(Control::ReceiverParked))
@@ -124,8 +176,8 @@ impl SendRing {
 
 /// The receiving end.
 #[derive(Debug)]
-pub struct ReceiveRing {
-    segment: Segment,
+pub struct ReceiveRing<M = Segment> {
+    segment: M,
     cursor: ReceiveCursor,
     /// Large payloads released so far.
     large: u64,
@@ -137,9 +189,9 @@ pub struct ReceiveRing {
     is_told: bool,
 }
 
-impl ReceiveRing {
+impl<M: Memory> ReceiveRing<M> {
     /// The receiving end of a segment that its sender has just made.
-    pub fn new(segment: Segment) -> Self {
+    pub fn new(segment: M) -> Self {
         Self {
             segment,
             cursor: ReceiveCursor::default(),
@@ -164,13 +216,13 @@ impl ReceiveRing {
     }
 
     /// Payload of the first message, whose header is `head`.
-    pub fn payload(&mut self, head: &Header) -> Span {
+    pub fn payload(&mut self, head: &Header) -> M::Place {
         self.is_shown = true;
         let bytes = head.payload_bytes as usize;
         if bytes <= INLINE_BYTES {
             self.segment.inline_payload(self.cursor.position(), bytes)
         } else {
-            self.segment.slot_payload(SendRing::slot(self.large), bytes)
+            self.segment.slot_payload(slot::<M>(self.large), bytes)
         }
     }
 
@@ -219,13 +271,19 @@ impl ReceiveRing {
     pub fn take_news(&mut self, open: Epoch) -> bool {
         self.has_news(open) && !std::mem::replace(&mut self.is_told, true)
     }
+}
 
+#[cfg(test)]
+impl ReceiveRing {
     /// The whole segment, for tests that overwrite it.
-    #[cfg(test)]
     pub fn everything(&self) -> Span {
         self.segment.everything()
     }
 }
+
+#[cfg(all(test, phalanx_loom))]
+#[path = "ring_model_tests.rs"]
+mod model;
 
 #[cfg(test)]
 mod tests {
