@@ -77,6 +77,18 @@ pub enum TransportChoice {
     Tcp,
 }
 
+impl TransportChoice {
+    /// The name as commands and variables spell it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Shm => "shm",
+            Self::Tcp => "tcp",
+        }
+    }
+}
+
 impl std::str::FromStr for TransportChoice {
     type Err = String;
 
@@ -214,6 +226,28 @@ pub fn job_key() -> Result<Option<crate::auth::JobKey>, ConfigError> {
     std::env::var("PHALANX_JOB_KEY").ok().map(|text| parsed_key(&text)).transpose()
 }
 
+/// The transport of links between ranks that this process starts on this machine: `given` to them, else what
+/// `PHALANX_TRANSPORT` says, which they inherit, else shared memory. Never `Auto`.
+///
+/// # Errors
+/// When the variable that counts is set to what is no transport.
+pub fn transport_here(given: Option<TransportChoice>) -> Result<TransportChoice, ConfigError> {
+    let vars = std::env::var("PHALANX_TRANSPORT").ok().map(|text| ("PHALANX_TRANSPORT".to_owned(), text));
+    among_neighbours(given, &vars.into_iter().collect())
+}
+
+fn among_neighbours(
+    given: Option<TransportChoice>,
+    vars: &std::collections::BTreeMap<String, String>,
+) -> Result<TransportChoice, ConfigError> {
+    let choice = match given {
+        Some(choice) => choice,
+        None => parsed(vars, "PHALANX_TRANSPORT")?.unwrap_or_default(),
+    };
+    // Inside a host, `Auto` is shared memory; a rank that cannot have it does not start.
+    Ok(if choice == TransportChoice::Auto { TransportChoice::Shm } else { choice })
+}
+
 fn parsed_key(text: &str) -> Result<crate::auth::JobKey, ConfigError> {
     text.parse().map_err(|e: crate::auth::AuthError| ConfigError::Bad {
         name: "PHALANX_JOB_KEY",
@@ -242,6 +276,19 @@ mod tests {
         let key = crate::auth::JobKey::from_bytes([7; 32]).to_hex();
         let base = [("PHALANX_COORDINATOR", "h:1"), ("PHALANX_JOB_KEY", key.as_str()), ("HOME", "/")];
         Config::from_vars(base.iter().chain(extra).map(|(a, b)| ((*a).to_owned(), (*b).to_owned())))
+    }
+
+    #[test]
+    fn what_is_given_counts_before_the_variable_and_the_variable_before_the_default() {
+        let with = |given, var: Option<&str>| {
+            let vars = var.map(|text| ("PHALANX_TRANSPORT".to_owned(), text.to_owned()));
+            among_neighbours(given, &vars.into_iter().collect())
+        };
+        use TransportChoice::{Auto, Shm, Tcp};
+        assert_eq!((with(None, None), with(None, Some("tcp"))), (Ok(Shm), Ok(Tcp)));
+        assert_eq!((with(Some(Shm), Some("tcp")), with(Some(Auto), Some("tcp"))), (Ok(Shm), Ok(Shm)));
+        assert_eq!((with(Some(Tcp), None), with(None, Some("auto"))), (Ok(Tcp), Ok(Shm)));
+        assert!(with(None, Some("pigeon")).unwrap_err().to_string().contains("use shm, tcp or auto"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::sync::{Arc, Mutex};
 
+use phalanx::config::{TransportChoice, transport_here};
 use phalanx::core::policy::Policy;
 use phalanx::core::spec::{Algorithm, Collective, Dtype};
 use phalanx::launch::{Line, Output, Stream, World, WorldSpec};
@@ -15,7 +16,7 @@ const USAGE: &str = "phalanx bench all_reduce|all_gather|reduce_scatter|broadcas
 /// Options of the measurement itself.
 pub const OPTIONS: &[options::Option_] = &[
     ("ops-per-step", Takes::Value, "ops, each on its own buffer, between two commits (16)"),
-    ("algo", Takes::Value, "algorithm (chosen by size)"),
+    ("algo", Takes::Value, "algorithm (chosen by size); a barrier has no choice"),
     ("min", Takes::Value, "smallest size in bytes, K M G are understood (8)"),
     ("max", Takes::Value, "largest size (64M)"),
     ("factor", Takes::Value, "each size is the one before times this (4)"),
@@ -25,6 +26,17 @@ pub const OPTIONS: &[options::Option_] = &[
     ("pin", Takes::Flag, "rank r stays on core r modulo cores"),
     ("json", Takes::Flag, "one JSON object a line instead of a table"),
 ];
+
+/// What is measured one by one.
+const MEASURED: &[Collective] = &[
+    Collective::AllReduce,
+    Collective::AllGather,
+    Collective::ReduceScatter,
+    Collective::Broadcast,
+    Collective::Barrier,
+];
+/// All-reduce under two policies.
+const OVERHEAD: &str = "overhead";
 
 /// Steps measured at least, whatever the time they take.
 const STEPS_MIN: u64 = 3;
@@ -107,6 +119,8 @@ pub struct Task {
     pub pin: bool,
     /// Ranks, policy, transport.
     pub world: WorldSpec,
+    /// Name of the transport between these ranks.
+    pub transport: &'static str,
 }
 
 impl Task {
@@ -122,10 +136,15 @@ impl Task {
         } else {
             std::iter::successors(Some(min), |s| s.checked_mul(factor).filter(|s| *s <= max)).collect()
         };
+        if collective == Collective::Barrier && options.text("algo").is_some() {
+            return Err("--algo: a barrier runs by the algorithm that the number of ranks chooses".to_owned());
+        }
         let ops_per_step: u32 = options.get("ops-per-step", 16)?;
         if ops_per_step == 0 {
             return Err("--ops-per-step 0: at least one op makes a step".to_owned());
         }
+        let mut world = world::spec(options, Vec::new())?;
+        let transport = transport(options, &mut world)?;
         Ok(Self {
             collective,
             dtype: options.get("dtype", Dtype::F32)?,
@@ -135,7 +154,8 @@ impl Task {
             seconds: options.get("seconds", 0.5)?,
             steps_min: STEPS_MIN,
             pin: options.has("pin"),
-            world: world::spec(options, Vec::new())?,
+            world,
+            transport,
         })
     }
 
@@ -195,18 +215,13 @@ impl Task {
         world::own_command(&args)
     }
 
-    /// The transport's name for the output.
-    pub fn transport(&self) -> &str {
-        self.world.transport.as_deref().unwrap_or("shm")
-    }
-
     fn print_head(&self) {
         println!(
             "# {} {} ranks {} transport {} policy {} ops-per-step {}",
             self.collective,
             self.dtype,
             self.world.ranks,
-            self.transport(),
+            self.transport,
             self.world.rules.policy,
             self.ops_per_step
         );
@@ -239,7 +254,7 @@ impl Task {
             self.collective,
             self.dtype,
             self.world.ranks,
-            self.transport(),
+            self.transport,
             self.world.rules.policy,
             row.algorithm,
             row.bytes,
@@ -252,19 +267,35 @@ impl Task {
     }
 }
 
+/// The transport between the ranks of `world`: the option, else the variable that they inherit, else shared memory.
+pub fn transport(options: &Options, world: &mut WorldSpec) -> Result<&'static str, String> {
+    let text = options.text("transport");
+    let given = text.map(|text| text.parse().map_err(|e| format!("--transport {text}: {e}"))).transpose()?;
+    if let Some(TransportChoice::Auto) = given {
+        // Asked for by name: the ranks must not take another one from the variable.
+        world.transport = Some(TransportChoice::Auto.name().to_owned());
+    }
+    Ok(transport_here(given).map_err(|e| e.to_string())?.name())
+}
+
+/// The collective that a word names, if it is measured.
+fn named(word: &str) -> Result<Collective, String> {
+    MEASURED.iter().copied().find(|collective| collective.name() == word).ok_or_else(|| {
+        let names: Vec<_> = MEASURED.iter().map(|c| c.name()).chain([OVERHEAD]).collect();
+        format!("`{word}` is not measured; use one of: {}", names.join(", "))
+    })
+}
+
 /// Measures and prints; exit code 1 when a value was wrong.
 pub fn run(args: Vec<OsString>) -> Result<i32, String> {
     let Some(options) = options::parse(USAGE, &world::with(OPTIONS), args)? else { return Ok(0) };
     let [word] = options.words.as_slice() else {
         return Err(format!("name one collective; usage: {USAGE}"));
     };
-    if word == "overhead" {
+    if word == OVERHEAD {
         return bench_overhead::run(&options);
     }
-    let collective: Collective = word.parse().map_err(|e| format!("{e}; usage: {USAGE}"))?;
-    if matches!(collective, Collective::Reduce | Collective::Commit | Collective::State) {
-        return Err(format!("`{word}` is not measured; usage: {USAGE}"));
-    }
+    let collective = named(word)?;
     let task = Task::new(collective, &options)?;
     let json = options.has("json");
     if !json {
@@ -294,6 +325,46 @@ mod tests {
         for line in ["", "row", "row direct 1 2 3", "rows direct 1 2 3 4 5", "row direct 1 2 x 4 5"] {
             assert_eq!(Row::from_line(line), None, "{line}");
         }
+    }
+
+    fn options(words: &[&str]) -> Options {
+        let args = words.iter().map(OsString::from).collect();
+        options::parse(USAGE, &world::with(OPTIONS), args).unwrap().unwrap()
+    }
+
+    #[test]
+    fn the_words_that_are_offered_are_those_that_are_taken() {
+        let said = named("foo").unwrap_err();
+        let (_, offered) = said.split_once("use one of: ").unwrap();
+        let offered: Vec<&str> = offered.split(", ").collect();
+        for collective in Collective::ALL.iter().map(|c| c.name()) {
+            assert_eq!(offered.contains(&collective), named(collective).is_ok(), "{collective}");
+            assert_eq!(
+                offered.contains(&collective),
+                USAGE.contains(&format!("{collective}|")),
+                "{collective}"
+            );
+        }
+        assert_eq!(offered.last(), Some(&OVERHEAD));
+    }
+
+    #[test]
+    fn a_barrier_takes_no_algorithm_and_the_others_do() {
+        let named = options(&["--algo", "direct"]);
+        for collective in MEASURED {
+            let refused = Task::new(*collective, &named).is_err();
+            assert_eq!(refused, *collective == Collective::Barrier, "{collective}");
+        }
+        assert!(Task::new(Collective::Barrier, &options(&[])).is_ok());
+    }
+
+    #[test]
+    fn the_transport_that_is_printed_is_the_one_the_ranks_are_told() {
+        let task = Task::new(Collective::AllReduce, &options(&["--transport", "tcp"])).unwrap();
+        assert_eq!((task.transport, task.world.transport.as_deref()), ("tcp", Some("tcp")));
+        let task = Task::new(Collective::AllReduce, &options(&["--transport", "auto"])).unwrap();
+        assert_eq!((task.transport, task.world.transport.as_deref()), ("shm", Some("auto")));
+        assert!(Task::new(Collective::AllReduce, &options(&["--transport", "pigeon"])).is_err());
     }
 
     #[test]

@@ -71,7 +71,7 @@ fn overhead(with: &Row, without: &Row) -> Result<f64, String> {
 fn print(task: &Task, bytes: u64, list: &mut [f64], json: bool) {
     let (low, high) = interval(list);
     let middle = median(list);
-    let (ranks, transport, rounds) = (task.world.ranks, task.transport(), list.len());
+    let (ranks, transport, rounds) = (task.world.ranks, task.transport, list.len());
     let ops = task.ops_per_step;
     if json {
         println!(

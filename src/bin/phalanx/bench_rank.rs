@@ -3,8 +3,8 @@
 use std::ffi::OsString;
 use std::time::Instant;
 
-use phalanx::core::algorithms::select::{Reproducibility, choose};
-use phalanx::core::spec::{Algorithm, Collective, Dtype};
+use phalanx::core::algorithms::select::{Reproducibility, choose_for};
+use phalanx::core::spec::{Algorithm, Collective, Dtype, Spec};
 use phalanx::{Buffer, Communicator, Element, Error, Rank, ReduceOp};
 
 use crate::bench::Row;
@@ -142,7 +142,16 @@ impl RankTask {
         let count = input.max(output) as u64;
         let wrong = self.count_wrong(comm, &mut pairs)?;
         let used = count * size_of::<T>() as u64;
-        let chosen = choose(self.collective, T::DTYPE, ReduceOp::Sum, used, n, Reproducibility::Canonical);
+        let spec = Spec {
+            collective: self.collective,
+            dtype: T::DTYPE,
+            reduction: ReduceOp::Sum,
+            // As the spec has it: of one rank's part where ranks have parts.
+            count: if self.collective == Collective::AllGather { input } else { output } as u64,
+            root: Rank(0),
+            algorithm: Algorithm::Direct,
+        };
+        let chosen = choose_for(&spec, n, Reproducibility::Canonical);
         Ok(Row {
             algorithm: self.algorithm.unwrap_or(chosen).name().to_owned(),
             bytes: used,

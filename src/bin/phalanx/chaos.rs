@@ -1,5 +1,5 @@
-//! `phalanx chaos`: loops all-reduces, kills random ranks at random moments, and checks every element of every result on
-//! every rank.
+//! `phalanx chaos`: loops all-reduces, kills random ranks at random moments, and checks every element of every result
+//! on every rank.
 
 use std::ffi::OsString;
 
@@ -9,7 +9,7 @@ use phalanx::launch::WorldSpec;
 
 use crate::chaos_world::{self, End};
 use crate::options::{self, Options, Takes};
-use crate::world;
+use crate::{bench, world};
 
 const USAGE: &str = "phalanx chaos [--kills K] [--seed N] [--bytes B] [--json] [WORLD OPTIONS]";
 
@@ -31,6 +31,8 @@ pub struct Task {
     pub kills: u64,
     pub bytes: u64,
     pub seed: u64,
+    /// Name of the transport between the ranks.
+    pub transport: &'static str,
     /// Nothing but the result is printed.
     pub is_quiet: bool,
 }
@@ -43,6 +45,7 @@ impl Task {
             return Err(format!("--bytes {bytes}: the elements are 64-bit integers, use a multiple of 8"));
         }
         let mut spec = world::spec(options, world::own_command(&["chaos-rank"])?)?;
+        let transport = bench::transport(options, &mut spec)?;
         let mut arg = |name: &str, value: u64| spec.command.extend([name.into(), value.to_string().into()]);
         arg("--bytes", bytes);
         arg("--seed", seed);
@@ -55,16 +58,13 @@ impl Task {
         if spec.ranks < 2 {
             return Err("--ranks 1: a kill needs a second rank that goes on".to_owned());
         }
-        Ok(Self { spec, kills: options.get("kills", 10)?, bytes, seed, is_quiet: options.has("json") })
+        let (kills, is_quiet) = (options.get("kills", 10)?, options.has("json"));
+        Ok(Self { spec, kills, bytes, seed, transport, is_quiet })
     }
 
     /// The world's policy.
     pub fn policy(&self) -> Policy {
         self.spec.rules.policy
-    }
-
-    fn transport(&self) -> &str {
-        self.spec.transport.as_deref().unwrap_or("auto")
     }
 }
 
@@ -91,8 +91,9 @@ pub struct Tally {
 }
 
 impl Tally {
-    fn has_passed(&self) -> bool {
-        self.wrong == 0 && self.hung == 0 && self.survivor_errors == 0
+    /// Whether so many kills hit and did no harm.
+    fn has_passed(&self, kills: u64) -> bool {
+        self.kills_in_flight >= kills && self.wrong == 0 && self.hung == 0 && self.survivor_errors == 0
     }
 
     /// The time each kill cost: less an undisturbed op, less the caller's own replay.
@@ -112,7 +113,7 @@ impl Tally {
             task.policy(),
             task.spec.ranks,
             task.bytes,
-            task.transport(),
+            task.transport,
             task.spec.domain.name(),
             task.seed,
             self.kills_in_flight,
@@ -157,7 +158,8 @@ fn quantile(values: &[f64], part: f64) -> f64 {
     sorted.get(index).copied().unwrap_or(0.0)
 }
 
-/// Kills until enough kills have hit. 0: every result was right, nothing hung, no survivor saw an error it should not.
+/// Kills until enough kills have hit. 0: they did, every result was right, nothing hung, no survivor saw an error it
+/// should not.
 pub fn run(args: Vec<OsString>) -> Result<i32, String> {
     let Some(options) = options::parse(USAGE, &world::with(OPTIONS), args)? else { return Ok(0) };
     if let Some(word) = options.words.first() {
@@ -182,11 +184,14 @@ pub fn run(args: Vec<OsString>) -> Result<i32, String> {
         tally.print();
     }
     if tally.kills_in_flight < task.kills && tally.hung < HUNG_MAX && interrupted.is_none() {
-        eprintln!("phalanx: only {} of {} kills hit an op in flight", tally.kills_in_flight, task.kills);
+        eprintln!(
+            "phalanx: only {} of {} kills hit an op in flight, {} missed; larger ops are hit more often, see --bytes",
+            tally.kills_in_flight, task.kills, tally.kills_missed
+        );
     }
     Ok(match interrupted {
         Some(code) if code != 0 => code,
-        Some(_) | None => i32::from(!tally.has_passed()),
+        Some(_) | None => i32::from(!tally.has_passed(task.kills)),
     })
 }
 
@@ -210,14 +215,16 @@ mod tests {
     }
 
     #[test]
-    fn any_wrong_result_fails_the_run() {
-        assert!(Tally { aborted: 3, ..Tally::default() }.has_passed());
+    fn any_wrong_result_and_any_kill_that_is_missing_fails_the_run() {
+        let good = || Tally { aborted: 3, kills_in_flight: 2, kills_missed: 9, ..Tally::default() };
+        assert!(good().has_passed(2));
         for tally in [
-            Tally { wrong: 1, ..Tally::default() },
-            Tally { hung: 1, ..Tally::default() },
-            Tally { survivor_errors: 1, ..Tally::default() },
+            Tally { wrong: 1, ..good() },
+            Tally { hung: 1, ..good() },
+            Tally { survivor_errors: 1, ..good() },
+            Tally { kills_in_flight: 1, ..good() },
         ] {
-            assert!(!tally.has_passed());
+            assert!(!tally.has_passed(2));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! `phalanx chaos-rank`: what each rank of `phalanx chaos` runs. Not for people.
 //!
-//! A loop of all-reduces over data that follows from seed, op and rank alone. Every rank knows what all others put in, so
-//! each checks every element of every result by itself.
+//! A loop of all-reduces over data that follows from seed, op and rank alone. Every rank knows what all others put in,
+//! so each checks every element of every result by itself.
 
 use std::ffi::OsString;
 use std::time::{Duration, Instant};
@@ -140,8 +140,8 @@ impl RankLoop {
         }
     }
 
-    /// Each op in a step; the state is the number of steps and what follows from it, so that a newcomer that gets another
-    /// state is caught.
+    /// Each op in a step; the state is the number of steps and what follows from it, so that a newcomer that gets
+    /// another state is caught.
     fn run_steps(&mut self, comm: &mut Communicator, ops: u64) -> Result<(), Error> {
         let seed = self.seed;
         let state_at = |op: u64| {

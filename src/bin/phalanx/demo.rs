@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::str::FromStr;
 
+use phalanx::config::{TransportChoice, transport_here};
 use phalanx::core::ids::{Rank, StepId};
 use phalanx::demo::display::Screen;
 use phalanx::demo::network::ParamsHash;
@@ -22,7 +23,7 @@ const OPTIONS: &[options::Option_] = &[
     ("n", Takes::Value, "the same as --ranks"),
     ("spares", Takes::Value, "spares that stand by (1)"),
     ("kill", Takes::Value, "none, random or rank=R,step=S (random: the seed chooses)"),
-    ("transport", Takes::Value, "shm or tcp (shm)"),
+    ("transport", Takes::Value, "shm or tcp (what PHALANX_TRANSPORT says, else shm)"),
     ("steps", Takes::Value, "steps of the training (300)"),
     ("seed", Takes::Value, "seed of the training and of the random kill (1)"),
     ("json", Takes::Flag, "print one JSON object and nothing else"),
@@ -105,15 +106,17 @@ pub fn run(args: Vec<OsString>) -> Result<i32, String> {
 
 fn training(options: &Options) -> Result<Training, String> {
     let ranks: u32 = options.get(if options.text("n").is_some() { "n" } else { "ranks" }, 4)?;
+    let given = options.text("transport").map(|text| match text {
+        "shm" => Ok(TransportChoice::Shm),
+        "tcp" => Ok(TransportChoice::Tcp),
+        other => Err(format!("--transport {other}: use shm or tcp")),
+    });
     let training = Training {
         ranks,
         spares: options.get("spares", 1)?,
         steps: options.get("steps", STEPS)?,
         seed: options.get("seed", 1)?,
-        transport: match options.text("transport").unwrap_or("shm") {
-            name @ ("shm" | "tcp") => name.to_owned(),
-            other => return Err(format!("--transport {other}: use shm or tcp")),
-        },
+        transport: transport_here(given.transpose()?).map_err(|e| e.to_string())?.name().to_owned(),
         program: world::own_command(&["demo-rank"])?,
     };
     if training.ranks == 0 {

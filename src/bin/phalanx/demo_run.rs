@@ -191,10 +191,25 @@ fn spec(training: &Training, kill: Option<Kill>) -> WorldSpec {
     spec
 }
 
-/// The rank that keeps the all-reduce open. Another than the one that dies, so that this one dies inside; of two ranks
-/// one must be inside, and that is the survivor.
+/// The rank that keeps the all-reduce open: another than the one that dies, so that this one dies inside.
 fn late_rank(kill: Kill, ranks: u32) -> Rank {
-    if ranks == 2 { kill.rank } else { Rank((kill.rank.0 + 1) % ranks) }
+    Rank((kill.rank.0 + 1) % ranks)
+}
+
+/// Whether the all-reduce of the kill was open when the fence stopped everybody: the step is not committed, the dead
+/// one was inside, and no survivor has the whole result. A survivor that had not come yet has none; of two ranks that
+/// is the only one, and then the ledgers know nothing of the op.
+fn was_in_flight(decision: &Decision, kill: Kill, inside: &BTreeSet<Rank>) -> bool {
+    let has_whole = |held: &Holding| match held {
+        Holding::Nothing {} | Holding::Some { .. } => false,
+        Holding::Everything {} | Holding::Satisfied {} => true,
+    };
+    let survives = |rank: &Rank| *rank != kill.rank && !decision.newcomers.contains(rank);
+    let all_reduces = decision.ops.iter().filter(|op| op.spec.collective == Collective::AllReduce);
+    let mut held = all_reduces.flat_map(|op| op.group.iter().zip(&op.held));
+    decision.committed == kill.step.0
+        && inside.contains(&kill.rank)
+        && !held.any(|(rank, held)| survives(rank) && has_whole(held))
 }
 
 /// A run as the demo sees it.
@@ -275,7 +290,8 @@ impl Run {
             WorldEvent::Fenced(_) => self.pass(Milestone::Fenced, at, show),
             WorldEvent::Decided(decision) => {
                 self.pass(Milestone::Decided, at, show);
-                self.kill_in_flight |= self.killed.is_some() && self.was_in_flight(decision);
+                let kill = self.kill.filter(|_| self.killed.is_some());
+                self.kill_in_flight |= kill.is_some_and(|kill| was_in_flight(decision, kill, &self.inside));
             }
             WorldEvent::Reached(_, _, Reached::StateHeld {}) => self.pass(Milestone::Transferred, at, show),
             // Seen in the ranks' own reports, when their callers see it.
@@ -285,18 +301,6 @@ impl Run {
             | WorldEvent::Unrecoverable(_)
             | WorldEvent::Finished => {}
         }
-    }
-
-    /// Whether the fence found an all-reduce incomplete at a survivor that was inside it.
-    fn was_in_flight(&self, decision: &Decision) -> bool {
-        let is_incomplete = |held: &Holding| match held {
-            Holding::Nothing {} | Holding::Some { .. } => true,
-            Holding::Everything {} | Holding::Satisfied {} => false,
-        };
-        decision.ops.iter().filter(|op| op.spec.collective == Collective::AllReduce).any(|op| {
-            let inside = |rank: &Rank| self.inside.contains(rank) && !decision.newcomers.contains(rank);
-            op.group.iter().zip(&op.held).any(|(rank, held)| inside(rank) && is_incomplete(held))
-        })
     }
 
     fn take_report(&mut self, at: Instant, report: Report, pid: u32, show: &mut Show) {
@@ -375,6 +379,65 @@ impl Run {
             survivor_errors: self.survivor_errors,
             kill_in_flight: self.kill_in_flight,
             times,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use phalanx::core::bitmap::Bitmap;
+    use phalanx::core::ids::{Attempt, CommId, Epoch, OpId, OpSeq};
+    use phalanx::core::spec::{Algorithm, Dtype, ReduceOp, Spec};
+    use phalanx::core::view::View;
+    use phalanx::core::wire::message::{OpDecision, Verdict};
+
+    const KILL: Kill = Kill { rank: Rank(1), step: StepId(5) };
+
+    /// After the kill, with what each rank holds of the step's all-reduce; nothing: no survivor had called it.
+    fn decision(committed: u64, held: Vec<Holding>) -> Decision {
+        let spec = Spec {
+            collective: Collective::AllReduce,
+            dtype: Dtype::F32,
+            reduction: ReduceOp::Avg,
+            count: 130,
+            root: Rank(0),
+            algorithm: Algorithm::Direct,
+        };
+        let id = OpId { comm: CommId(0), seq: OpSeq(9) };
+        let group = (0..held.len() as u32).map(Rank).collect();
+        let op = OpDecision { id, spec, verdict: Verdict::Repair {}, attempt: Attempt(0), group, held };
+        Decision {
+            view: View { epoch: Epoch(2), seats: Vec::new(), members: Vec::new() },
+            losses: Vec::new(),
+            newcomers: vec![KILL.rank],
+            comms: Vec::new(),
+            ops: if op.held.is_empty() { Vec::new() } else { vec![op] },
+            committed,
+            state: None,
+        }
+    }
+
+    #[test]
+    fn the_one_that_dies_is_never_the_late_one() {
+        for (rank, ranks) in (2..6).flat_map(|ranks| (0..ranks).map(move |rank| (rank, ranks))) {
+            let late = late_rank(Kill { rank: Rank(rank), ..KILL }, ranks);
+            assert!(late != Rank(rank) && late.0 < ranks, "{late} of {ranks}");
+        }
+    }
+
+    #[test]
+    fn a_kill_is_in_flight_if_the_dead_one_was_inside_and_no_survivor_has_the_result() {
+        let part = || Holding::Some { chunks: Bitmap::from_words(3, &[1]) };
+        let all = || Holding::Everything {};
+        let inside = BTreeSet::from([KILL.rank]);
+        for held in [vec![], vec![part(), all()], vec![Holding::Nothing {}, part(), part()]] {
+            assert!(was_in_flight(&decision(5, held.clone()), KILL, &inside), "{held:?}");
+            assert!(!was_in_flight(&decision(6, held.clone()), KILL, &inside), "committed, {held:?}");
+            assert!(!was_in_flight(&decision(5, held.clone()), KILL, &BTreeSet::new()), "outside, {held:?}");
+        }
+        for held in [vec![all(), part()], vec![part(), part(), Holding::Satisfied {}]] {
+            assert!(!was_in_flight(&decision(5, held.clone()), KILL, &inside), "{held:?}");
         }
     }
 }

@@ -2,7 +2,8 @@
 
 use std::ffi::OsString;
 
-use phalanx::core::algorithms::select::{Reproducibility, choose};
+use phalanx::core::algorithms::able;
+use phalanx::core::algorithms::select::{Reproducibility, choose_for};
 use phalanx::core::ids::Rank;
 use phalanx::core::plan::verify::{Initial, Proof, verify};
 use phalanx::core::plan::{self, Plan};
@@ -36,7 +37,7 @@ fn explain(options: &Options) -> Result<String, String> {
     let [collective] = options.words.as_slice() else {
         return Err(format!("name one collective; usage: {USAGE}"));
     };
-    let collective: Collective = collective.parse().map_err(|e| format!("{e}"))?;
+    let collective = named(collective)?;
     let ranks: u32 = options.get("ranks", 4)?;
     if ranks == 0 || ranks > RANKS_MAX {
         return Err(format!("--ranks {ranks}: use 1 to {RANKS_MAX}"));
@@ -48,6 +49,15 @@ fn explain(options: &Options) -> Result<String, String> {
     let proof = verify(&plans, LINK_SLOTS, &Initial::fresh(ranks, chunks));
     let proof = proof.map_err(|fault| format!("the plan is WRONG: {fault}"))?;
     Ok(plan::table(&plans) + &describe(&proof))
+}
+
+/// A collective that has a plan.
+fn named(word: &str) -> Result<Collective, String> {
+    let planned = || Collective::ALL.iter().filter(|collective| !able(**collective).is_empty());
+    planned().copied().find(|collective| collective.name() == word).ok_or_else(|| {
+        let names: Vec<_> = planned().map(|collective| collective.name()).collect();
+        format!("there is no plan of `{word}`; use one of: {}", names.join(", "))
+    })
 }
 
 fn spec(options: &Options, collective: Collective, ranks: u32) -> Result<Spec, String> {
@@ -72,9 +82,7 @@ fn spec(options: &Options, collective: Collective, ranks: u32) -> Result<Spec, S
         root: Rank(options.get("root", 0)?),
         algorithm: Algorithm::Direct,
     };
-    let larger = spec.elements(ranks) * dtype.size() as u64;
-    let chosen = choose(collective, dtype, reduction, larger, ranks, Reproducibility::Canonical);
-    spec.algorithm = options.get("algo", chosen)?;
+    spec.algorithm = options.get("algo", choose_for(&spec, ranks, Reproducibility::Canonical))?;
     Ok(spec)
 }
 
@@ -116,6 +124,18 @@ mod tests {
             assert!(text.contains(algorithm), "{text}");
         }
         assert!(explained(&["all_reduce"]).unwrap().contains("canonical (the same bits"));
+    }
+
+    #[test]
+    fn the_words_that_are_offered_are_those_that_are_taken() {
+        for word in ["state", "nothing"] {
+            let said = explained(&[word]).unwrap_err();
+            let (_, offered) = said.split_once("use one of: ").unwrap();
+            let offered: Vec<&str> = offered.split(", ").collect();
+            for collective in Collective::ALL.iter().map(|c| c.name()) {
+                assert_eq!(offered.contains(&collective), explained(&[collective]).is_ok(), "{collective}");
+            }
+        }
     }
 
     #[test]

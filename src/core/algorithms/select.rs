@@ -15,7 +15,7 @@
 //! | reduce | as broadcast; always binomial where the order must be canonical |
 //! | barrier, commit | up to 8 ranks: direct; else binomial |
 
-use crate::spec::{Algorithm, Collective, Dtype, ReduceOp};
+use crate::spec::{Algorithm, Collective, Dtype, ReduceOp, Spec};
 
 /// Up to so many ranks every rank talks to every rank.
 const DIRECT_RANKS_MAX: u32 = 8;
@@ -69,10 +69,19 @@ pub fn choose(
     }
 }
 
+/// The algorithm for `spec` over `n` ranks, whatever algorithm it names: [`choose`] with the size counted as it must be,
+/// by the larger of a rank's two buffers.
+#[must_use]
+pub fn choose_for(spec: &Spec, n: u32, reproducibility: Reproducibility) -> Algorithm {
+    let bytes = spec.elements(n).saturating_mul(spec.dtype.size() as u64);
+    choose(spec.collective, spec.dtype, spec.reduction, bytes, n, reproducibility)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::algorithms::able;
+    use crate::ids::Rank;
 
     fn over_all(mut see: impl FnMut(Collective, Dtype, ReduceOp, u64, u32, Algorithm, Reproducibility)) {
         for &collective in Collective::ALL.iter().filter(|&&c| c != Collective::State) {
@@ -88,6 +97,20 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_gather_is_as_large_as_what_comes_out_and_a_scatter_as_what_goes_in() {
+        for collective in [Collective::AllGather, Collective::ReduceScatter] {
+            let of = |count| {
+                let (dtype, reduction) = (Dtype::I32, ReduceOp::Sum);
+                let spec =
+                    Spec { collective, dtype, reduction, count, root: Rank(0), algorithm: Algorithm::Kary };
+                choose_for(&spec, 16, Reproducibility::Canonical)
+            };
+            let largest = SMALL_BYTES_MAX / 16 / 4;
+            assert_eq!((of(largest), of(largest + 1)), (Algorithm::Direct, Algorithm::Ring), "{collective}");
         }
     }
 
