@@ -1,5 +1,5 @@
-//! Bytes between processes: the data header and the control messages. Decoding never panics and never allocates
-//! more than the frame it was given.
+//! Bytes between processes: the data header and the control messages. Decoding never panics. A header is decoded
+//! without any memory, a control frame with at most 96 times its own (see [`codec`]).
 
 pub mod codec;
 pub mod header;
