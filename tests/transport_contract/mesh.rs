@@ -27,6 +27,10 @@ pub trait World: Default {
     fn seat(&self, member: MemberId) -> Box<dyn Seat>;
     /// A process that claims to be `member` without the job's key; an error says why there is no such thing here.
     fn impostor(&self, member: MemberId) -> Result<Box<dyn Seat>, &'static str>;
+    /// Why this machine has no such world, if it has none.
+    fn missing(&self) -> Option<String> {
+        None
+    }
     /// Whether the transport itself notices that a member of the same process was dropped.
     fn notices_death(&self) -> Result<(), &'static str> {
         Ok(())

@@ -62,6 +62,11 @@ impl World for TcpWorld {
 pub struct TcpV6World;
 
 impl World for TcpV6World {
+    fn missing(&self) -> Option<String> {
+        let bound = std::net::TcpListener::bind((Ipv6Addr::LOCALHOST, 0));
+        bound.err().map(|cause| format!("this machine has no IPv6: ::1 cannot be bound, {cause}"))
+    }
+
     fn seat(&self, member: MemberId) -> Box<dyn Seat> {
         Box::new(TcpSeat::new(member, KEY, IpAddr::V6(Ipv6Addr::LOCALHOST)))
     }
