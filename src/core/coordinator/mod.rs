@@ -1,9 +1,9 @@
 //! Decides views from evidence. Sans-IO like the engine: `handle_*` in, `poll_*` out.
 //!
 //! ```text
-//! Forming ──all seats taken──▶ Steady ──loss, expiry, mismatch──▶ Fencing ──all answered──▶ Deciding ──stored──▶ Steady
-//!                                                                   ▲  └─────another loss────┘   │
-//!                                                                   └────────────────────────────┘
+//! Forming ──all seated──▶ Steady ──loss, expiry, mismatch──▶ Fencing ──all answered──▶ Deciding ──stored──▶ Steady
+//!                                                              ▲  └─────another loss────┘   │
+//!                                                              └────────────────────────────┘
 //! ```
 //!
 //! An epoch is written to the store before anybody is told of it, and a decision before anybody acts on it, so a
