@@ -4,7 +4,9 @@
 use phalanx::config::{Config, ConfigError};
 use phalanx::core::error::{CallError, OpError};
 use phalanx::launch::{LaunchError, World, WorldSpec};
-use phalanx::{Buffer, Communicator, Error, Rank, ReduceOp, Regions, RegionsMut, Step, Work};
+use phalanx::{
+    Buffer, Builder, Communicator, Error, Failure, Rank, RawWork, ReduceOp, Regions, RegionsMut, Step, Work,
+};
 
 fn sends<T: Send>() {}
 fn shares<T: Sync>() {}
@@ -15,10 +17,12 @@ fn lasts<T: 'static>() {}
 fn what_a_program_holds_goes_to_another_thread() {
     sends::<Communicator>();
     sends::<Buffer<f32>>();
-    sends::<Work<f32>>();
+    sends::<Work<Buffer<f32>>>();
     sends::<Step<'_>>();
     sends::<Regions<'_>>();
     sends::<RegionsMut<'_>>();
+    sends::<RawWork>();
+    sends::<Builder>();
     sends::<Config>();
     sends::<WorldSpec>();
     sends::<World>();
@@ -29,10 +33,12 @@ fn what_a_program_holds_goes_to_another_thread() {
 fn what_a_program_holds_is_shared_to_look_at() {
     shares::<Communicator>();
     shares::<Buffer<f32>>();
-    shares::<Work<f32>>();
+    shares::<Work<Buffer<f32>>>();
     shares::<Step<'_>>();
     shares::<Regions<'_>>();
     shares::<RegionsMut<'_>>();
+    shares::<RawWork>();
+    shares::<Builder>();
     shares::<Config>();
     shares::<WorldSpec>();
 }
@@ -42,6 +48,7 @@ fn what_a_program_holds_is_shared_to_look_at() {
 fn errors_go_anywhere() {
     fn is_error<E: std::error::Error + Send + Sync + 'static>() {}
     is_error::<Error>();
+    is_error::<Failure<Buffer<f32>>>();
     is_error::<OpError>();
     is_error::<CallError>();
     is_error::<ConfigError>();

@@ -1,15 +1,16 @@
 //! Who drives, who waits, who sleeps; and why nobody who sleeps is forgotten.
 //!
 //! One thread at a time holds the token and so may touch the engine; one at a time lies in the bed, where all that can
-//! happen wakes it: links, the control connection, the bell. Three things must never be slept through:
+//! happen wakes it: links, the control connection, the bell. Four things must never be slept through:
 //!
 //! | what happens | how the sleeper learns of it |
 //! |---|---|
-//! | a message, room, a word of the coordinator | `arm`, under the token, looks once more; what comes then wakes the bed |
-//! | a kick: an op was posted that nobody waits for | kicks are counted; it says that it sleeps, then looks at the count |
+//! | a message, room, a word of the coordinator | `arm`, under the token, looks again; what comes then wakes the bed |
+//! | a kick: an op is posted that nobody waits for | kicks are counted; it says that it sleeps, then looks at the count |
 //! | a caller begins to wait, and wants the bed | the same with the count of waiters |
+//! | the wait is over that the background thread stands aside for | the same with the count of waits that are over |
 //!
-//! Both counts are changed and looked at by read-modify-write, and those of one word stand in one order. So whoever
+//! The counts are changed and looked at by read-modify-write, and those of one word stand in one order. So whoever
 //! counts first is seen by the sleeper, and whoever counts after it sees the sleeper and rings. Nothing here needs a
 //! fence, and a caller that waits pays for one addition. The model at the end of the file runs this very code.
 
@@ -49,6 +50,8 @@ pub(super) struct Rota<T, B> {
     kicks: AtomicU64,
     /// Counts the waits that are over: the background thread stays away while it moves.
     driven: AtomicU64,
+    /// Not zero: the background thread sleeps until a wait is over, or is about to.
+    aside: AtomicU64,
 }
 
 impl<T, B> Rota<T, B> {
@@ -60,6 +63,7 @@ impl<T, B> Rota<T, B> {
             waiters: AtomicU64::new(0),
             kicks: AtomicU64::new(0),
             driven: AtomicU64::new(0),
+            aside: AtomicU64::new(0),
         }
     }
 
@@ -93,10 +97,22 @@ impl<T, B> Rota<T, B> {
         self.asleep.load(Ordering::Relaxed) == BACKGROUND
     }
 
-    /// The wait is over.
-    pub(super) fn leave(&self) {
-        self.driven.fetch_add(1, Ordering::Release);
+    /// The wait is over. True: wake the background thread, it stands aside.
+    #[must_use]
+    pub(super) fn leave(&self) -> bool {
+        // In this order: who sees that the wait is over sees one waiter less.
         self.waiters.fetch_sub(1, Ordering::AcqRel);
+        self.driven.fetch_add(1, Ordering::AcqRel);
+        self.aside.load(Ordering::Relaxed) != 0
+    }
+
+    /// The background thread sleeps for as long as nobody leaves a wait; `seen` is what [`Self::driven`] said.
+    pub(super) fn stand_aside(&self, seen: u64, sleep: impl FnOnce()) {
+        self.aside.store(1, Ordering::Relaxed);
+        if self.driven.fetch_add(0, Ordering::AcqRel) == seen {
+            sleep();
+        }
+        self.aside.store(0, Ordering::Relaxed);
     }
 
     /// Whether a caller waits. May be out of date; what depends on it is decided in [`Self::rest`].
@@ -259,7 +275,26 @@ mod model {
                 process.bell.unpark();
             }
             thread.join().unwrap();
-            process.rota.leave();
+            assert!(!process.rota.leave());
+        });
+    }
+
+    #[test]
+    fn the_background_thread_that_stands_aside_hears_of_the_end_of_the_wait() {
+        check(|| {
+            let process = Process::new();
+            assert!(!process.rota.enter());
+            let aside = Arc::clone(&process);
+            let thread = thread::spawn(move || {
+                while aside.rota.driven() == 0 {
+                    aside.rota.stand_aside(0, || assert!(aside.bell.park(None)));
+                }
+                assert!(!aside.rota.has_waiters(), "it would stand aside for nobody");
+            });
+            if process.rota.leave() {
+                process.bell.unpark();
+            }
+            thread.join().unwrap();
         });
     }
 
@@ -275,7 +310,7 @@ mod model {
                 process.bell.unpark();
             }
             process.drive(Who::Caller);
-            process.rota.leave();
+            assert!(!process.rota.leave());
             // The background thread may have gone to bed after all waiting was over; leaving rings.
             process.bell.unpark();
             posting.join().unwrap();

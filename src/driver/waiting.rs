@@ -14,8 +14,10 @@ const SPINS: u32 = 2;
 const YIELDS: u32 = 100;
 /// A caller that cannot drive looks again so often.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
-/// The background thread stays away for so long after a caller has driven.
+/// The background thread stays away for so long after a caller has driven, or while one does.
 const STAY_AWAY: Duration = Duration::from_millis(2);
+/// It stands aside for so long at most while the same callers wait: their leaving wakes it.
+const STAND_ASIDE: Duration = Duration::from_secs(1);
 
 impl Driver {
     /// Drives, or lets another thread drive, until `done` says what came out.
@@ -50,7 +52,9 @@ impl Driver {
                 None => std::thread::yield_now(),
             }
         };
-        self.rota.leave();
+        if self.rota.leave() {
+            self.background.unpark();
+        }
         result
     }
 
@@ -91,10 +95,17 @@ impl Driver {
     }
 
     pub(super) fn run_background(self: &Arc<Self>) {
-        let mut seen = 0;
+        let (mut seen, mut is_same_wait) = (0, false);
         while !self.stop.load(Ordering::Acquire) {
             let driven = self.rota.driven();
-            if self.rota.has_waiters() || driven != seen {
+            let is_waited = self.rota.has_waiters();
+            if is_waited && driven == seen && is_same_wait {
+                // A long wait: to look in again and again would cost a part of a core.
+                self.rota.stand_aside(seen, || drop(self.background.park(Some(STAND_ASIDE))));
+                continue;
+            }
+            is_same_wait = is_waited && driven == seen;
+            if is_waited || driven != seen {
                 seen = driven;
                 self.background.park(Some(STAY_AWAY));
                 continue;

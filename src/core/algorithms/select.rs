@@ -69,8 +69,8 @@ pub fn choose(
     }
 }
 
-/// The algorithm for `spec` over `n` ranks, whatever algorithm it names: [`choose`] with the size counted as it must be,
-/// by the larger of a rank's two buffers.
+/// The algorithm for `spec` over `n` ranks, whatever algorithm it names: [`choose`] with the size counted as it must
+/// be, by the larger of a rank's two buffers.
 #[must_use]
 pub fn choose_for(spec: &Spec, n: u32, reproducibility: Reproducibility) -> Algorithm {
     let bytes = spec.elements(n).saturating_mul(spec.dtype.size() as u64);
