@@ -6,7 +6,7 @@
 //! | what happens | how the sleeper learns of it |
 //! |---|---|
 //! | a message, room, a word of the coordinator | `arm`, under the token, looks again; what comes then wakes the bed |
-//! | a kick: an op is posted that nobody waits for | kicks are counted; it says that it sleeps, then looks at the count |
+//! | a kick: an op is posted that nobody waits for | it says that it sleeps, then looks at the count of kicks |
 //! | a caller begins to wait, and wants the bed | the same with the count of waiters |
 //! | the wait is over that the background thread stands aside for | the same with the count of waits that are over |
 //!

@@ -10,7 +10,8 @@ use crate::sync::Ordering;
 /// Turns without progress before the core is yielded after each. Where ranks share a core, the one that is waited for
 /// runs no sooner than the one that waits gives the core up; where they do not, a yield returns at once.
 const SPINS: u32 = 2;
-/// Yields without progress before the driver parks.
+/// Yields without progress before the driver parks. Where it was a timeout that ended its sleep there are none: whoever
+/// waits long is woken many times for nothing.
 const YIELDS: u32 = 100;
 /// A caller that cannot drive looks again so often.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
@@ -29,14 +30,15 @@ impl Driver {
         if self.rota.enter() {
             self.bell.ring(); // The background thread leaves the poll to this one.
         }
+        let mut yields = YIELDS;
         let result = loop {
             let kicks = self.rota.kicks();
             if let Some(mut inner) = self.rota.try_lock() {
-                if let Some(result) = self.drive(&mut inner, &mut done) {
+                if let Some(result) = self.drive(&mut inner, yields, &mut done) {
                     break result;
                 }
                 drop(inner);
-                self.park(Who::Caller, kicks);
+                yields = if self.park(Who::Caller, kicks) { YIELDS } else { 0 };
                 continue;
             }
             match ticket {
@@ -59,7 +61,12 @@ impl Driver {
     }
 
     /// Turns until `done`, or until nothing has moved for a while (`None`: time to park, links are armed).
-    fn drive<R>(&self, inner: &mut Inner, done: &mut impl FnMut(&mut Inner) -> Option<R>) -> Option<R> {
+    fn drive<R>(
+        &self,
+        inner: &mut Inner,
+        yields: u32,
+        done: &mut impl FnMut(&mut Inner) -> Option<R>,
+    ) -> Option<R> {
         let mut idle = 0;
         loop {
             if let Some(result) = done(inner) {
@@ -72,7 +79,7 @@ impl Driver {
             idle += 1;
             if idle < SPINS {
                 std::hint::spin_loop();
-            } else if idle < SPINS + YIELDS {
+            } else if idle < SPINS + yields {
                 std::thread::yield_now();
             } else {
                 return None;
@@ -80,18 +87,22 @@ impl Driver {
         }
     }
 
-    /// Sleeps until something happens. The token is free meanwhile.
-    fn park(&self, who: Who, seen: Kicks) {
+    /// Sleeps until something happens, or until the next timeout: false. The token is free meanwhile.
+    fn park(&self, who: Who, seen: Kicks) -> bool {
+        let mut is_timeout = false;
         let sleep = |poll: &mut mio::Poll, timeout| {
             let mut events = mio::Events::with_capacity(64);
             // An interrupted poll is a short one.
             let _interrupted = poll.poll(&mut events, Some(timeout));
+            is_timeout = events.is_empty();
             self.bell.drain();
         };
         if !self.rota.rest(who, seen, |inner| inner.arm(self.started), sleep, Inner::disarm) {
             // Another thread sleeps there: it will wake for both.
             std::thread::sleep(LOOK_AGAIN);
+            return false;
         }
+        !is_timeout
     }
 
     pub(super) fn run_background(self: &Arc<Self>) {
@@ -101,7 +112,9 @@ impl Driver {
             let is_waited = self.rota.has_waiters();
             if is_waited && driven == seen && is_same_wait {
                 // A long wait: to look in again and again would cost a part of a core.
-                self.rota.stand_aside(seen, || drop(self.background.park(Some(STAND_ASIDE))));
+                self.rota.stand_aside(seen, || {
+                    self.background.park(Some(STAND_ASIDE));
+                });
                 continue;
             }
             is_same_wait = is_waited && driven == seen;
