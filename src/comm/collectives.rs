@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use phalanx_core::algorithms::select::{Reproducibility, choose};
+use phalanx_core::algorithms::select::{Reproducibility, choose_for};
 use phalanx_core::engine::{CallShape, Retention};
 use phalanx_core::ids::Rank;
 use phalanx_core::spec::{Algorithm, Collective, Dtype, ReduceOp, Spec};
@@ -26,10 +26,9 @@ impl Communicator {
     ) -> Spec {
         let n = self.world_size().max(1);
         let count = count as u64;
-        let bytes = count * dtype.size() as u64;
-        let chosen = algorithm
-            .unwrap_or_else(|| choose(collective, dtype, reduction, bytes, n, Reproducibility::Canonical));
-        Spec { collective, dtype, reduction, count, root, algorithm: chosen }
+        let mut spec = Spec { collective, dtype, reduction, count, root, algorithm: Algorithm::Direct };
+        spec.algorithm = algorithm.unwrap_or_else(|| choose_for(&spec, n, Reproducibility::Canonical));
+        spec
     }
 
     /// An op without memory.
