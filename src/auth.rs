@@ -91,6 +91,8 @@ pub enum Purpose {
     DataTcp = 2,
     /// The exchange of a shared memory segment.
     DataShm = 3,
+    /// A launcher on another host that follows the world and reports the ends of its children.
+    Launcher = 4,
 }
 
 /// Who connects to whom, and what for.
@@ -127,6 +129,7 @@ impl Hello {
             1 => Purpose::Control,
             2 => Purpose::DataTcp,
             3 => Purpose::DataShm,
+            4 => Purpose::Launcher,
             other => return Err(AuthError::Purpose(other)),
         };
         Ok(Self { purpose, member: word(1), receiver: word(9) })
@@ -200,6 +203,8 @@ pub struct Handshake {
     hello: Hello,
     /// As this side sees the peer, once proven.
     peer: Hello,
+    /// What an acceptor may be wanted for besides its own purpose.
+    also: Option<Purpose>,
     state: State,
     own_nonce: [u8; NONCE_BYTES],
     peer_nonce: [u8; NONCE_BYTES],
@@ -237,11 +242,20 @@ impl Handshake {
         Ok(new)
     }
 
+    /// As [`accept`](Self::accept), for an end that serves two purposes; [`peer`](Self::peer) says which one it was.
+    ///
+    /// # Errors
+    /// [`AuthError::NoRandom`].
+    pub fn accept_either(key: &JobKey, me: Hello, also: Purpose) -> Result<Self, AuthError> {
+        Self::accept(key, me).map(|accepting| Self { also: Some(also), ..accepting })
+    }
+
     fn new(key: &JobKey, hello: Hello, peer: Hello, state: State, own_nonce: [u8; NONCE_BYTES]) -> Self {
         Self {
             key: key.clone(),
             hello,
             peer,
+            also: None,
             state,
             own_nonce,
             peer_nonce: [0; NONCE_BYTES],
@@ -328,7 +342,8 @@ impl Handshake {
         self.hello = theirs;
         // The mac goes first: what a stranger claims is not worth an answer that tells it anything.
         self.mac(Role::Connector).verify_slice(mac).map_err(|_| AuthError::Key)?;
-        if theirs.receiver != mine.receiver || theirs.purpose != mine.purpose {
+        let is_served = theirs.purpose == mine.purpose || self.also == Some(theirs.purpose);
+        if theirs.receiver != mine.receiver || !is_served {
             let Hello { purpose, member, receiver } = theirs;
             return Err(AuthError::Misdirected { member, receiver, purpose });
         }
@@ -475,6 +490,22 @@ mod tests {
             let Hello { purpose, member, receiver } = asked;
             let expected = AuthError::Misdirected { member, receiver, purpose };
             assert_eq!(a.handle_bytes(&c.poll_bytes().unwrap()), Err(expected));
+        }
+    }
+
+    #[test]
+    fn an_end_that_serves_two_purposes_knows_which_and_refuses_the_third() {
+        for (purpose, is_served) in
+            [(Purpose::DataTcp, true), (Purpose::Launcher, true), (Purpose::Control, false)]
+        {
+            let mut c = Handshake::connect(&KEY, Hello { purpose, ..hello() }).unwrap();
+            let mut a = Handshake::accept_either(&KEY, hello().mirrored(), Purpose::Launcher).unwrap();
+            c.handle_bytes(&a.poll_bytes().unwrap()).unwrap();
+            assert_eq!(a.handle_bytes(&c.poll_bytes().unwrap()).is_ok(), is_served, "{purpose:?}");
+            assert_eq!(a.peer().map(|p| p.purpose), is_served.then_some(purpose));
+            if let Some(answer) = a.poll_bytes() {
+                assert_eq!(c.handle_bytes(&answer), Ok(MAC_BYTES), "the proof is of that purpose");
+            }
         }
     }
 

@@ -199,6 +199,8 @@ impl Config {
         config.interface = vars.get("PHALANX_SOCKET_IFNAME").cloned();
         config.bind = parsed(&vars, "PHALANX_BIND")?;
         config.parent = parsed(&vars, "PHALANX_PARENT_PID")?;
+        // The process itself decides what it logs; a level that is none is a mistake all the same.
+        parsed::<LogLevel>(&vars, "PHALANX_LOG")?;
         if let Some(text) = vars.get("PHALANX_PORTS") {
             let ends = text.split_once('-').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
             let range = ends.map(|(a, b): (u16, u16)| a..=b).filter(|r| !r.is_empty());
@@ -212,10 +214,56 @@ impl Config {
     }
 }
 
+/// How much is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogLevel {
+    /// What ends the process.
+    #[default]
+    Error,
+    /// And what may.
+    Warn,
+    /// And what the world does.
+    Info,
+    /// And what helps to find a fault.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl LogLevel {
+    /// Every level.
+    pub const ALL: &'static [Self] = &[Self::Error, Self::Warn, Self::Info, Self::Debug, Self::Trace];
+
+    /// The name as the variable spells it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+impl std::str::FromStr for LogLevel {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let known = || Self::ALL.iter().map(|level| level.name()).collect::<Vec<_>>().join(", ");
+        let level = Self::ALL.iter().copied().find(|level| level.name() == text);
+        level.ok_or_else(|| format!("it is no level of the log; use one of {}", known()))
+    }
+}
+
 /// The level of the log, from `PHALANX_LOG`.
-#[must_use]
-pub fn log_level() -> Option<String> {
-    std::env::var("PHALANX_LOG").ok()
+///
+/// # Errors
+/// When it is set to what is no level.
+pub fn log_level() -> Result<LogLevel, ConfigError> {
+    let vars = std::env::var("PHALANX_LOG").ok().map(|text| ("PHALANX_LOG".to_owned(), text));
+    Ok(parsed(&vars.into_iter().collect(), "PHALANX_LOG")?.unwrap_or_default())
 }
 
 /// The job key, from `PHALANX_JOB_KEY`; `None`: it is not set.
@@ -304,6 +352,9 @@ mod tests {
         let bad = read(&[("PHALANX_TRANSPORT", "rdma")]).unwrap_err().to_string();
         assert!(bad.contains("use shm, tcp or auto"), "{bad}");
         assert!(read(&[("PHALANX_PORTS", "9-5")]).is_err());
+        assert!(read(&[("PHALANX_LOG", "debug")]).is_ok());
+        let loud = read(&[("PHALANX_LOG", "lauter")]).unwrap_err().to_string();
+        assert!(loud.contains("PHALANX_LOG=lauter") && loud.contains("error, warn, info"), "{loud}");
         let missing = Config::from_vars(std::iter::empty()).unwrap_err().to_string();
         assert!(missing.contains("PHALANX_COORDINATOR is not set"), "{missing}");
     }

@@ -20,6 +20,7 @@ use phalanx_core::policy::{Policy, Rules};
 use phalanx_core::view::MemberInfo;
 use phalanx_core::wire::codec::Wire;
 use phalanx_core::wire::message::{Downward, Upward, VERSION};
+use rustix::process::{Pid, Signal, kill_process};
 
 #[path = "control_plane/launched.rs"]
 mod launched;
@@ -287,7 +288,7 @@ fn a_stopped_child_is_evicted_when_its_lease_is_over() {
     let members = started(1, 1, &server, &key);
     members[0].wait_epoch(1);
     server.wait_until(LONG, |s| s.is_steady && s.spares == 1).unwrap();
-    assert!(Command::new("kill").args(["-STOP", &child.0.id().to_string()]).status().unwrap().success());
+    kill_process(Pid::from_child(&child.0), Signal::STOP).unwrap();
     let seen = server.wait_event(0, LONG, lost).unwrap();
     assert!(matches!(&seen.event, WorldEvent::Lost(l) if l.cause.contains("silent")), "{seen:?}");
     members[1].wait_seat(2, 1);

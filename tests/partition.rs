@@ -3,14 +3,21 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
+#[path = "processes/launched.rs"]
+mod launched;
+#[allow(dead_code, reason = "several tests use it, each a part of it")]
 #[path = "processes/talking.rs"]
 mod talking;
 
 use std::process::Command;
 use std::sync::mpsc::channel;
 
+use launched::{
+    Watched, child_for, children_of, rank_of, signal, stepping, wait_children, wait_disturbed, wait_each,
+};
 use phalanx::auth::JobKey;
-use talking::{PHALANX, Talking, wait_all, wait_line};
+use rustix::process::Signal;
+use talking::{PHALANX, Talking, wait_line};
 
 /// The near side's address, and the far side's.
 const NEAR: &str = "10.231.7.1";
@@ -66,8 +73,13 @@ impl Drop for Split {
     }
 }
 
+/// Children of a launcher that are there now, to see them end.
+fn children(launcher: &Talking) -> Vec<Watched> {
+    children_of(launcher.0.id()).into_iter().map(Watched::open).collect()
+}
+
 #[test]
-fn ranks_beyond_a_split_are_replaced_and_learn_it_when_the_network_is_whole_again() {
+fn a_launcher_on_each_host_and_a_network_that_splits_between_them() {
     let split = match Split::make() {
         Ok(split) => split,
         Err(why) => {
@@ -78,26 +90,55 @@ fn ranks_beyond_a_split_are_replaced_and_learn_it_when_the_network_is_whole_agai
     let key = JobKey::random().unwrap().to_hex();
     let (tell, said) = channel();
     let mut coordinator = split.command(&split.near);
-    coordinator.args(["coordinator", "--listen", &format!("{NEAR}:0"), "--ranks", "4", "--lease-ms", "500"]);
+    coordinator.args(["coordinator", "--listen", &format!("{NEAR}:0"), "-n", "4", "--lease-ms", "1500"]);
     coordinator.args(["--domains-lost-max", "2"]).env("PHALANX_JOB_KEY", &key);
     let _coordinator = Talking::start(&mut coordinator, "coordinator", &tell);
     let line = wait_line(&said, |label, line| label == "coordinator" && line.starts_with("coordinator at "));
     let address = line.strip_prefix("coordinator at ").unwrap();
-    let start =
-        |space: &str, label, rank| Talking::member(split.command(space), (address, &key), label, rank, &tell);
-    // Two on each side, and two spares where the coordinator is.
-    let _near = [start(&split.near, "r0", Some(0)), start(&split.near, "r1", Some(1))];
-    let mut far = [start(&split.far, "r2", Some(2)), start(&split.far, "r3", Some(3))];
-    let _spares = [start(&split.near, "spare 0", None), start(&split.near, "spare 1", None)];
-    wait_all(&said, &["r0", "r1", "r2", "r3"], |line| line.starts_with("progress"));
+    let start = |space: &str, label, options: &[&str]| {
+        let mut run = split.command(space);
+        run.args(["run", "--coordinator", address]).args(options).env("PHALANX_JOB_KEY", &key);
+        stepping(&mut run, label, &tell)
+    };
+    // Two ranks on each side, and two spares where the coordinator is; no more come on that side.
+    let mut near = start(&split.near, "near", &["-n", "2", "--spares", "2", "--no-respawn"]);
+    let mut far = start(&split.far, "far", &["-n", "2", "--rank-from", "2"]);
+    let progress = [("near", "[r0] progress"), ("near", "[r1] progress")];
+    wait_each(&said, &progress);
+    wait_each(&said, &[("far", "[r2] progress"), ("far", "[r3] progress")]);
+
+    // A rank of one host is killed: a spare of the other has its seat, and its name. Its own launcher, which saw the
+    // end, starts a spare in its place.
+    signal(child_for(&far, 2), Signal::KILL);
+    wait_disturbed(&said, "near", 2, 2);
+    let spare = |children: &[i32]| children.iter().any(|pid| rank_of(*pid).is_none());
+    wait_children(far.0.id(), |children| children.len() == 2 && spare(children));
+
+    // The network splits: the rank beyond it is replaced too.
     split.link("down");
-    wait_all(&said, &["r0", "r1", "spare 0", "spare 1"], |line| {
-        line.starts_with("disturbed") && !line.contains(" epoch=1 ")
-    });
-    wait_all(&said, &["r0", "r1", "spare 0", "spare 1"], |line| line.starts_with("progress"));
+    wait_disturbed(&said, "near", 3, 3);
+    wait_each(&said, &progress);
+
+    // It is whole again: the rank learns that it is out, and its launcher starts a spare for it.
     split.link("up");
-    wait_all(&said, &["r2", "r3"], |line| line.starts_with("ended") && line.contains("how=evicted"));
-    for rank in &mut far {
-        assert!(!rank.0.wait().unwrap().success());
+    wait_line(&said, |label, line| {
+        label == "far" && line.starts_with("[r3] ended") && line.contains("how=evicted")
+    });
+    wait_children(far.0.id(), |children| {
+        children.iter().all(|pid| rank_of(*pid).is_none()) && spare(children)
+    });
+    // No spare is left on the near side; one of the far side takes over.
+    signal(child_for(&near, 0), Signal::KILL);
+    wait_disturbed(&said, "far", 0, 4);
+    wait_each(&said, &[("near", "[r1] progress"), ("near", "[r2] progress"), ("near", "[r3] progress")]);
+
+    for launcher in [&mut near, &mut far] {
+        let children = children(launcher);
+        assert!(!children.is_empty());
+        launcher.0.kill().unwrap();
+        launcher.0.wait().unwrap();
+        for child in children {
+            assert!(child.ends(), "process {} outlives its launcher", child.pid);
+        }
     }
 }

@@ -24,12 +24,20 @@ use source::{Source, Violation};
 
 /// A violation that stands for now: (rule, file, text in the message, why). One that is no longer there fails the
 /// test, so the table only shrinks by itself being read.
-const KNOWN: &[(&str, &str, &str, &str)] = &[(
-    "places",
-    "tests/idle.rs",
-    "it does not sleep",
-    "the sleep is what is measured: ranks that call nothing, and others that wait for them",
-)];
+const KNOWN: &[(&str, &str, &str, &str)] = &[
+    (
+        "places",
+        "tests/idle.rs",
+        "it does not sleep",
+        "the sleep is what is measured: ranks that call nothing, and others that wait for them",
+    ),
+    (
+        "words",
+        "src/launch/supervisor.rs",
+        "`process_group`",
+        "the standard library's name for the system's groups",
+    ),
+];
 
 /// Every rule over every source.
 fn violations(sources: &[Source]) -> Vec<Violation> {

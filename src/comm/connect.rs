@@ -5,7 +5,6 @@ use std::sync::{Arc, mpsc};
 use std::time::Instant;
 
 use phalanx_core::engine::Engine;
-use phalanx_core::fnv::fnv1a;
 use phalanx_core::ids::{DomainId, MemberId, Rank};
 use phalanx_core::view::MemberInfo;
 
@@ -25,7 +24,7 @@ pub(super) fn start(config: Config) -> Result<Arc<Driver>, Error> {
         crate::launch::tie_to_parent(parent).map_err(|e| Error::Join(e.to_string()))?;
     }
     let me = random_member()?;
-    let host = host_id();
+    let host = crate::launch::host_id();
     let started = Instant::now();
     let poll = mio::Poll::new().map_err(join("no epoll"))?;
     let registry = || poll.registry().try_clone().map_err(join("no second handle on epoll"));
@@ -80,13 +79,6 @@ fn random_member() -> Result<MemberId, Error> {
     getrandom::fill(&mut raw).map_err(|e| Error::Join(format!("no random bytes for a member id: {e}")))?;
     // 0 is the coordinator's.
     Ok(MemberId(u64::from_le_bytes(raw).max(1)))
-}
-
-/// Same value: the two processes can share memory. Network namespaces count as hosts: abstract sockets end there.
-fn host_id() -> u64 {
-    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let net = std::fs::read_link("/proc/self/ns/net").map(|p| p.display().to_string()).unwrap_or_default();
-    fnv1a(boot.bytes().chain(net.bytes()))
 }
 
 /// The address by which this host reaches the coordinator: peers that reach it too can reach this one.

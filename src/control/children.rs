@@ -89,9 +89,7 @@ mod tests {
             }
         };
         until(true);
-        assert!(
-            std::process::Command::new("kill").args(["-STOP", &pid.to_string()]).status().unwrap().success()
-        );
+        rustix::process::kill_process(Pid::from_child(&child), rustix::process::Signal::STOP).unwrap();
         until(false);
         child.kill().unwrap();
         child.wait().unwrap();

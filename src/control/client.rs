@@ -17,8 +17,8 @@ use super::prove::prove;
 use super::{COORDINATOR, ControlError};
 use crate::auth::{Handshake, Hello, JobKey, Purpose};
 
-const BACKOFF_FIRST: Duration = Duration::from_millis(10);
-const BACKOFF_MAX: Duration = Duration::from_millis(500);
+pub(super) const BACKOFF_FIRST: Duration = Duration::from_millis(10);
+pub(super) const BACKOFF_MAX: Duration = Duration::from_millis(500);
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
 /// Where the coordinator is and who asks.
@@ -174,18 +174,8 @@ impl Session {
     async fn connect(&mut self) -> Result<Result<TcpStream, String>, Stopped> {
         let config = self.config.clone();
         self.or_stopped(async move {
-            let at = &config.coordinator;
-            let opened = tokio::time::timeout(CONNECT_WITHIN, TcpStream::connect(at)).await;
-            let opened = opened.map_err(|_| format!("the coordinator at {at} does not answer"))?;
-            let mut stream =
-                opened.map_err(|cause| format!("the coordinator at {at} cannot be reached: {cause}"))?;
-            stream.set_nodelay(true).map_err(|cause| cause.to_string())?;
             let hello = Hello { purpose: Purpose::Control, member: config.me, receiver: COORDINATOR };
-            let handshake = Handshake::connect(&config.key, hello).map_err(|cause| cause.to_string())?;
-            let refused =
-                |cause| format!("the coordinator at {at} and this member do not trust each other: {cause}");
-            prove(&mut stream, handshake).await.map_err(refused)?;
-            Ok(stream)
+            dial(&config.coordinator, &config.key, hello).await.map_err(|refused| refused.text)
         })
         .await
     }
@@ -239,6 +229,36 @@ impl Session {
             Err(None) => Err(Stopped),
         }
     }
+}
+
+/// Why there is no connection to the coordinator.
+pub(super) struct Undialed {
+    /// What was seen, and what to do.
+    pub(super) text: String,
+    /// Somebody answered, but did not prove the key.
+    pub(super) is_mistrust: bool,
+}
+
+/// Opens a connection to the coordinator and proves the key on it.
+pub(super) async fn dial(at: &str, key: &JobKey, hello: Hello) -> Result<TcpStream, Undialed> {
+    let unreached = |text: String| Undialed { text, is_mistrust: false };
+    let opened = tokio::time::timeout(CONNECT_WITHIN, TcpStream::connect(at)).await;
+    let opened = opened.map_err(|_| unreached(format!("the coordinator at {at} does not answer")))?;
+    let cannot =
+        |cause: std::io::Error| unreached(format!("the coordinator at {at} cannot be reached: {cause}"));
+    let mut stream = opened.map_err(cannot)?;
+    // Where nobody listens on a port of the system's own choosing, that very port may be chosen for this end: then it
+    // is connected to itself, and holds the port that the coordinator wants to come back to.
+    if stream.local_addr().map_err(cannot)? == stream.peer_addr().map_err(cannot)? {
+        return Err(cannot(std::io::ErrorKind::ConnectionRefused.into()));
+    }
+    stream.set_nodelay(true).map_err(cannot)?;
+    let handshake = Handshake::connect(key, hello).map_err(|cause| unreached(cause.to_string()))?;
+    prove(&mut stream, handshake).await.map_err(|cause| Undialed {
+        is_mistrust: cause.is_mistrust(),
+        text: format!("the coordinator at {at} and this process do not trust each other: {cause}"),
+    })?;
+    Ok(stream)
 }
 
 async fn listen(

@@ -11,16 +11,21 @@ mod children;
 pub mod client;
 pub mod frame;
 mod interrupt;
+mod launcher;
+mod launchers;
 mod owner;
 mod prove;
 pub mod server;
+pub mod settings;
 pub mod store;
 mod watch;
 
 pub(crate) use children::exit_cause;
 pub use client::{Client, ClientConfig, ControlEvent};
 pub use interrupt::Interrupt;
+pub use launcher::{Launcher, LauncherConfig, LauncherEvent, ToLauncher};
 pub use server::{Server, ServerConfig, ServerHandle};
+pub use settings::{Settings, SettingsError};
 pub use store::{FileStore, MemoryStore, Store, StoreError};
 pub use watch::{Seen, Snapshot};
 

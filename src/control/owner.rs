@@ -13,6 +13,8 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::AbortHandle;
 
+use super::launcher::FromLauncher;
+use super::launchers::Launchers;
 use super::store::{Store, StoreError};
 use super::watch::{Snapshot, Watch};
 
@@ -41,6 +43,19 @@ pub(super) struct Line {
     pub(super) task: AbortHandle,
 }
 
+impl Line {
+    /// Puts a frame into the queue; `false` when there is no room left in it.
+    pub(super) fn queue(&self, frame: Vec<u8>) -> bool {
+        let bytes = u32::try_from(frame.len()).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.room).try_acquire_many_owned(bytes);
+        match room.map(|room| self.frames.try_send((frame, room))) {
+            // A connection that has ended is no full one: what it still had to say, a good-bye perhaps, is on its way.
+            Ok(Ok(()) | Err(TrySendError::Closed(_))) => true,
+            Ok(Err(TrySendError::Full(_))) | Err(_) => false,
+        }
+    }
+}
+
 /// A fact for the coordinator.
 pub(super) enum Fact {
     Proven {
@@ -65,6 +80,17 @@ pub(super) enum Fact {
     Watched {
         pid: u32,
         watch: u64,
+    },
+    /// A launcher elsewhere has proven the key, says something, or is gone.
+    LauncherProven {
+        line: Line,
+    },
+    LauncherSays {
+        line: u64,
+        message: FromLauncher,
+    },
+    LauncherClosed {
+        line: u64,
     },
     Exited {
         pid: u32,
@@ -101,6 +127,7 @@ pub(super) struct Owner {
     look_due_ms: u64,
     /// Members that got another beat since they were last heard, because this thread itself was late.
     excused: BTreeSet<MemberId>,
+    launchers: Launchers,
 }
 
 impl Owner {
@@ -125,6 +152,7 @@ impl Owner {
             facts,
             look_due_ms: 0,
             excused: BTreeSet::new(),
+            launchers: Launchers::default(),
         }
     }
 
@@ -192,6 +220,25 @@ impl Owner {
             Fact::Watched { pid, watch } => self.watch_child(pid, watch),
             Fact::Exited { pid, watch, cause } => self.handle_exit(pid, watch, cause, now),
             Fact::Running { pid } => self.mark_running(pid),
+            Fact::LauncherProven { line } => self.launchers.connect(line),
+            Fact::LauncherSays { line, message } => return self.handle_launcher(line, message, now),
+            Fact::LauncherClosed { line } => self.launchers.disconnect(line),
+        }
+        self.drain()
+    }
+
+    fn handle_launcher(&mut self, line: u64, message: FromLauncher, now_ms: u64) -> Result<(), StoreError> {
+        match message {
+            FromLauncher::Follow { version } => {
+                let rules = self.coordinator.rules().clone();
+                self.launchers.welcome(line, version, &rules);
+            }
+            FromLauncher::Ended { member, cause } => {
+                // Its parent has seen the end: nobody is waited for to connect again.
+                self.gone.remove(&member);
+                self.coordinator.handle_lost(member, &cause, now_ms);
+            }
+            FromLauncher::Beat { number } => self.launchers.answer(line, number),
         }
         self.drain()
     }
@@ -289,16 +336,19 @@ impl Owner {
                 self.store.save(&record)?;
                 let now = self.now_ms();
                 self.coordinator.handle_stored(&record, now);
-            } else if let Some((member, message)) = self.coordinator.poll_message() {
-                self.send(member, &message);
             } else if let Some(event) = self.coordinator.poll_event() {
+                // Before the messages: whoever names a process after its seat does so before the process has it.
                 let now = self.now_ms();
+                self.launchers.handle_event(&event);
                 (self.observer)(&event, now);
                 self.watch.push(now, event);
+            } else if let Some((member, message)) = self.coordinator.poll_message() {
+                self.send(member, &message);
             } else {
                 break;
             }
         }
+        self.launchers.follow(self.coordinator.view());
         self.watch.set(self.snapshot());
         Ok(())
     }
@@ -306,15 +356,7 @@ impl Owner {
     fn send(&mut self, member: MemberId, message: &Downward) {
         // Nobody there: it is told again when it joins again.
         let Some(line) = self.lines.get(&member) else { return };
-        let frame = message.to_frame();
-        let bytes = u32::try_from(frame.len()).unwrap_or(u32::MAX);
-        let room = Arc::clone(&line.room).try_acquire_many_owned(bytes);
-        let is_full = match room.map(|room| line.frames.try_send((frame, room))) {
-            // A connection that has ended is no full one: what it still had to say, a good-bye perhaps, is on its way.
-            Ok(Ok(()) | Err(TrySendError::Closed(_))) => false,
-            Ok(Err(TrySendError::Full(_))) | Err(_) => true,
-        };
-        if is_full {
+        if !line.queue(message.to_frame()) {
             tracing::warn!(%member, "it does not read its control connection; connection dropped");
             self.cut(member, "it does not read its control connection");
         }

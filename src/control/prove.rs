@@ -23,6 +23,17 @@ pub(super) enum ProveError {
     Slow(#[from] tokio::time::error::Elapsed),
 }
 
+impl ProveError {
+    /// Whether the peer ended the handshake of its own accord, as it does where the keys differ: without a word.
+    pub(super) fn is_mistrust(&self) -> bool {
+        match self {
+            Self::Auth(_) => true,
+            Self::Broken(cause) => cause.kind() == std::io::ErrorKind::UnexpectedEof,
+            Self::Slow(_) => false,
+        }
+    }
+}
+
 /// Runs `handshake` to its end, and says who the peer is. Reads no byte past it.
 pub(super) async fn prove<S>(stream: &mut S, mut handshake: Handshake) -> Result<Hello, ProveError>
 where

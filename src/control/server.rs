@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 use phalanx_core::coordinator::{Coordinator, WorldEvent};
 use phalanx_core::ids::MemberId;
 use phalanx_core::policy::Rules;
-use phalanx_core::wire::codec::Wire;
+use phalanx_core::wire::codec::{DecodeError, Wire};
 use phalanx_core::wire::message::Upward;
 use tokio::io::AsyncRead;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::frame::{FrameError, read_frame, write_frame};
+use super::launcher::FromLauncher;
 use super::owner::{Fact, Line, Owner, QUEUE_BYTES_MAX, QUEUE_FRAMES_MAX, Queued};
 use super::prove::{ProveError, prove};
 use super::store::Store;
@@ -69,11 +70,31 @@ impl Server {
     /// # Errors
     /// When the address is taken, the store cannot be read, or the thread cannot be started.
     pub fn start(
+        config: ServerConfig,
+        observer: impl FnMut(&WorldEvent, u64) + Send + 'static,
+    ) -> Result<ServerHandle, ControlError> {
+        let listener = Self::listen(config.listen)?;
+        Self::start_on(listener, config, observer)
+    }
+
+    /// Binds the listener; port 0 lets the system choose. Nobody is answered yet, but who connects from now on waits.
+    ///
+    /// # Errors
+    /// When the address is taken or is not this host's.
+    pub fn listen(address: SocketAddr) -> Result<StdListener, ControlError> {
+        StdListener::bind(address).map_err(|cause| ControlError::Listen { address, cause })
+    }
+
+    /// As [`start`](Self::start), on a listener that [`listen`](Self::listen) made.
+    ///
+    /// # Errors
+    /// When the store cannot be read, or the thread cannot be started.
+    pub fn start_on(
+        listener: StdListener,
         mut config: ServerConfig,
         observer: impl FnMut(&WorldEvent, u64) + Send + 'static,
     ) -> Result<ServerHandle, ControlError> {
         let refused = |cause| ControlError::Listen { address: config.listen, cause };
-        let listener = StdListener::bind(config.listen).map_err(refused)?;
         listener.set_nonblocking(true).map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
         let record = config.store.load()?;
@@ -286,31 +307,65 @@ async fn greet(
 ) -> Result<(), ProveError> {
     stream.set_nodelay(true)?;
     let me = Hello { purpose: Purpose::Control, member: COORDINATOR, receiver: COORDINATOR };
-    let peer = prove(&mut stream, Handshake::accept(key, me)?).await?;
+    let peer = prove(&mut stream, Handshake::accept_either(key, me, Purpose::Launcher)?).await?;
     drop(permit);
     let is_local = stream.peer_addr()?.ip() == stream.local_addr()?.ip();
     let (frames, queued) = mpsc::channel(QUEUE_FRAMES_MAX);
     // The owner must know the line before its first message.
     let (begin, begun) = tokio::sync::oneshot::channel();
-    let (member, telling) = (peer.member, facts.clone());
+    let speaker = match peer.purpose {
+        Purpose::Launcher => Speaker::Launcher,
+        Purpose::Control | Purpose::DataTcp | Purpose::DataShm => Speaker::Member(peer.member),
+    };
+    let telling = facts.clone();
     let task = tokio::spawn(async move {
         if begun.await.is_ok() {
-            let cause = converse(stream, member, number, &telling, queued).await;
-            let _ = telling.send(Fact::Closed { member, line: number, cause }).await;
+            let cause = converse(stream, speaker, number, &telling, queued).await;
+            let _ = telling.send(speaker.closed(number, cause)).await;
         }
     });
     let room = Arc::new(Semaphore::new(QUEUE_BYTES_MAX));
     let line = Line { number, is_local, frames, room, task: task.abort_handle() };
-    if facts.send(Fact::Proven { member, line }).await.is_ok() {
+    if facts.send(speaker.proven(line)).await.is_ok() {
         let _ = begin.send(());
     }
     Ok(())
 }
 
+/// Who is at the other end of a proven connection.
+#[derive(Clone, Copy)]
+enum Speaker {
+    Member(MemberId),
+    Launcher,
+}
+
+impl Speaker {
+    fn proven(self, line: Line) -> Fact {
+        match self {
+            Self::Member(member) => Fact::Proven { member, line },
+            Self::Launcher => Fact::LauncherProven { line },
+        }
+    }
+
+    fn says(self, line: u64, frame: &[u8]) -> Result<Fact, DecodeError> {
+        Ok(match self {
+            Self::Member(member) => Fact::Message { member, line, message: Upward::from_frame(frame)? },
+            Self::Launcher => Fact::LauncherSays { line, message: FromLauncher::from_frame(frame)? },
+        })
+    }
+
+    fn closed(self, line: u64, cause: String) -> Fact {
+        match self {
+            Self::Member(member) => Fact::Closed { member, line, cause },
+            Self::Launcher => Fact::LauncherClosed { line },
+        }
+    }
+}
+
 /// Serves a proven connection until it ends, and says why it did.
 async fn converse(
     stream: TcpStream,
-    member: MemberId,
+    speaker: Speaker,
     line: u64,
     facts: &mpsc::Sender<Fact>,
     mut queued: mpsc::Receiver<Queued>,
@@ -323,27 +378,27 @@ async fn converse(
         Ok::<(), FrameError>(())
     };
     tokio::select! {
-        cause = listen(&mut reading, member, line, facts) => cause,
+        cause = listen(&mut reading, speaker, line, facts) => cause,
         written = write => written.err().map_or_else(|| "replaced".to_owned(), |cause| cause.to_string()),
     }
 }
 
 async fn listen<R: AsyncRead + Unpin>(
     from: &mut R,
-    member: MemberId,
+    speaker: Speaker,
     line: u64,
     facts: &mpsc::Sender<Fact>,
 ) -> String {
     loop {
-        let message = match read_frame(from).await {
-            Ok(Some(frame)) => match Upward::from_frame(&frame) {
-                Ok(message) => message,
+        let fact = match read_frame(from).await {
+            Ok(Some(frame)) => match speaker.says(line, &frame) {
+                Ok(fact) => fact,
                 Err(cause) => return format!("it sent what is no message: {cause}"),
             },
-            Ok(None) => return "closed by the member".to_owned(),
+            Ok(None) => return "closed by the other end".to_owned(),
             Err(cause) => return cause.to_string(),
         };
-        if facts.send(Fact::Message { member, line, message }).await.is_err() {
+        if facts.send(fact).await.is_err() {
             return "the coordinator stops".to_owned();
         }
     }

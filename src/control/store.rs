@@ -2,19 +2,28 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use phalanx_core::coordinator::Record;
 use phalanx_core::wire::codec::Wire;
 use sha2::{Digest, Sha256};
 
-const MARK: [u8; 4] = *b"PHXR";
-const VERSION: u16 = 2;
+/// A record.
+const RECORD: Kind = Kind { mark: *b"PHXR", version: 2 };
 const DIGEST_BYTES: usize = 32;
 /// Mark, version, then the digest of what follows.
 const HEADER_BYTES: usize = 4 + 2 + DIGEST_BYTES;
 /// A record is a view and a decision; what is longer was not written by a coordinator.
 const RECORD_BYTES_MAX: u64 = 64 << 20;
+
+/// What a file of the store holds, and in which version.
+#[derive(Clone, Copy)]
+pub(super) struct Kind {
+    pub(super) mark: [u8; 4],
+    pub(super) version: u16,
+}
 
 /// Why a record cannot be kept or read.
 #[derive(Debug, thiserror::Error)]
@@ -23,8 +32,8 @@ pub enum StoreError {
     /// Another coordinator holds the store.
     #[error("another coordinator holds the store in {}; only one may decide", .0.display())]
     Held(PathBuf),
-    /// The file is no record.
-    #[error("{} is not a record of this version ({why}); restore it, or start a new world in an empty folder",
+    /// The file is not what its name says.
+    #[error("{} cannot be used by this version ({why}); restore it, or start a new world in an empty folder",
         path.display())]
     Foreign {
         /// The file.
@@ -77,11 +86,12 @@ impl Store for MemoryStore {
 }
 
 /// A store in a folder of its own. A restarted coordinator on the same folder goes on where the old one stopped.
-#[derive(Debug)]
+/// Clones share the lock.
+#[derive(Clone, Debug)]
 pub struct FileStore {
     folder: PathBuf,
     /// Held open: the lock ends with it, also when the process is killed.
-    _lock: File,
+    _lock: Arc<File>,
 }
 
 impl FileStore {
@@ -95,20 +105,25 @@ impl FileStore {
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
         let lock = lock.map_err(|cause| io("open", &path, cause))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { folder: folder.to_owned(), _lock: lock }),
+            Ok(()) => Ok(Self { folder: folder.to_owned(), _lock: Arc::new(lock) }),
             Err(TryLockError::WouldBlock) => Err(StoreError::Held(folder.to_owned())),
             Err(TryLockError::Error(cause)) => Err(io("lock", &path, cause)),
         }
     }
 
+    /// Where it is.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     fn record_path(&self) -> PathBuf {
         self.folder.join("record")
     }
-}
 
-impl Store for FileStore {
-    fn load(&mut self) -> Result<Option<Record>, StoreError> {
-        let path = self.record_path();
+    /// The body of a file, checked; `None`: there is no such file.
+    pub(super) fn read(&self, name: &str, kind: Kind) -> Result<Option<Vec<u8>>, StoreError> {
+        let path = self.folder.join(name);
         let file = match File::open(&path) {
             Ok(file) => file,
             Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -116,13 +131,18 @@ impl Store for FileStore {
         };
         let mut bytes = Vec::new();
         file.take(RECORD_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|cause| io("read", &path, cause))?;
-        decode(&bytes).map(Some).map_err(|why| StoreError::Foreign { path, why })
+        unseal(&bytes, kind).map(|body| Some(body.to_vec())).map_err(|why| StoreError::Foreign { path, why })
     }
 
-    fn save(&mut self, record: &Record) -> Result<(), StoreError> {
-        let (path, fresh) = (self.record_path(), self.folder.join("record.new"));
-        let mut file = File::create(&fresh).map_err(|cause| io("create", &fresh, cause))?;
-        file.write_all(&encode(record)).map_err(|cause| io("write", &fresh, cause))?;
+    /// Replaces a file, readable by its owner only, by one that is whole and durable on return.
+    pub(super) fn write(&self, name: &str, kind: Kind, body: &[u8]) -> Result<(), StoreError> {
+        let (path, fresh) = (self.folder.join(name), self.folder.join(format!("{name}.new")));
+        let opened = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&fresh);
+        let mut file = opened.map_err(|cause| io("create", &fresh, cause))?;
+        // A leftover of that name keeps the mode it had.
+        let private = std::fs::Permissions::from_mode(0o600);
+        file.set_permissions(private).map_err(|cause| io("protect", &fresh, cause))?;
+        file.write_all(&seal(kind, body)).map_err(|cause| io("write", &fresh, cause))?;
         file.sync_all().map_err(|cause| io("sync", &fresh, cause))?;
         std::fs::rename(&fresh, &path).map_err(|cause| io("rename", &fresh, cause))?;
         // The rename is durable only with its folder.
@@ -131,36 +151,47 @@ impl Store for FileStore {
     }
 }
 
-fn io(what: &'static str, path: &Path, cause: std::io::Error) -> StoreError {
+impl Store for FileStore {
+    fn load(&mut self) -> Result<Option<Record>, StoreError> {
+        let Some(body) = self.read("record", RECORD)? else { return Ok(None) };
+        let foreign = |why: String| StoreError::Foreign { path: self.record_path(), why };
+        Record::from_frame(&body).map(Some).map_err(|cause| foreign(cause.to_string()))
+    }
+
+    fn save(&mut self, record: &Record) -> Result<(), StoreError> {
+        self.write("record", RECORD, &record.to_frame())
+    }
+}
+
+pub(super) fn io(what: &'static str, path: &Path, cause: std::io::Error) -> StoreError {
     StoreError::Io { what, path: path.to_owned(), cause }
 }
 
-fn encode(record: &Record) -> Vec<u8> {
-    let body = record.to_frame();
+fn seal(kind: Kind, body: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(HEADER_BYTES + body.len());
-    out.extend_from_slice(&MARK);
-    out.extend_from_slice(&VERSION.to_le_bytes());
-    out.extend_from_slice(&Sha256::digest(&body));
-    out.extend_from_slice(&body);
+    out.extend_from_slice(&kind.mark);
+    out.extend_from_slice(&kind.version.to_le_bytes());
+    out.extend_from_slice(&Sha256::digest(body));
+    out.extend_from_slice(body);
     out
 }
 
-fn decode(bytes: &[u8]) -> Result<Record, String> {
+fn unseal(bytes: &[u8], kind: Kind) -> Result<&[u8], String> {
     let (header, body) = bytes.split_at_checked(HEADER_BYTES).ok_or("it is too short")?;
     if bytes.len() as u64 > RECORD_BYTES_MAX {
         return Err("it is too long".to_owned());
     }
-    if header[..4] != MARK {
+    if header[..4] != kind.mark {
         return Err("it does not begin like one".to_owned());
     }
     let version = u16::from_le_bytes([header[4], header[5]]);
-    if version != VERSION {
-        return Err(format!("it has version {version}, this release reads {VERSION}"));
+    if version != kind.version {
+        return Err(format!("it has version {version}, this release reads {}", kind.version));
     }
     if header[6..] != Sha256::digest(body)[..] {
         return Err("its checksum does not fit: it is torn or damaged".to_owned());
     }
-    Record::from_frame(body).map_err(|cause| cause.to_string())
+    Ok(body)
 }
 
 #[cfg(test)]
@@ -196,7 +227,7 @@ mod tests {
     fn a_torn_damaged_or_foreign_file_is_refused() {
         let folder = folder("torn");
         let mut store = FileStore::open(&folder).unwrap();
-        let good = encode(&record(3));
+        let good = seal(RECORD, &record(3).to_frame());
         let mut bad: Vec<Vec<u8>> = (0..good.len()).map(|cut| good[..cut].to_vec()).collect();
         bad.extend((0..good.len()).map(|at| {
             let mut damaged = good.clone();

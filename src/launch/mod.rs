@@ -1,4 +1,5 @@
 //! Starts a world on this machine: the coordinator inside this process, one child process a rank, spares beside them.
+//! Or this machine's share of a world ([`Share`]): ranks and spares only, under a coordinator elsewhere.
 //!
 //! Children learn where to go from their environment: `PHALANX_COORDINATOR`, `PHALANX_JOB_KEY`, `PHALANX_WORLD_SIZE`,
 //! `PHALANX_RANK` (absent: a spare), `PHALANX_DOMAIN`, `PHALANX_TRANSPORT` (if forced) and `PHALANX_PARENT_PID`. The
@@ -7,22 +8,30 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use phalanx_core::coordinator::WorldEvent;
 use phalanx_core::ids::Rank;
 use phalanx_core::policy::Rules;
 
-use crate::auth::{AuthError, JobKey};
-use crate::control::{ControlError, Interrupt, MemoryStore, Server, ServerConfig, ServerHandle};
+use crate::auth::AuthError;
+use crate::control::ControlError;
 
+mod crew;
+mod host;
+mod lead;
+mod living;
+mod outcome;
 mod output;
 mod parent;
+mod share;
 mod supervisor;
+mod world;
 
+pub use host::host_id;
 pub use output::{Line, Output, Stream};
 pub use parent::{Tie, tie_to_parent};
-use supervisor::{Living, Order, Supervisor};
+pub use share::{Share, ShareSpec};
+pub use world::World;
 
 /// What dies together.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -73,8 +82,12 @@ impl Signal {
 pub struct WorldSpec {
     /// Processes with a seat.
     pub ranks: u32,
+    /// The rank of the first of them.
+    pub rank_from: u32,
     /// Processes that wait for one.
     pub spares: u32,
+    /// Whether they are started only when every rank has joined: a command that joins nothing then runs `ranks` times.
+    pub spares_once_formed: bool,
     /// What everybody agrees on; its world size is set to `ranks`.
     pub rules: Rules,
     /// The transport all links use; `None`: each link the best it can.
@@ -91,6 +104,8 @@ pub struct WorldSpec {
     pub output: Output,
     /// Where the coordinator listens; port 0 lets the system choose.
     pub listen: SocketAddr,
+    /// Whether SIGINT and SIGTERM to this process end the world, from before its first child on.
+    pub stops_on_interrupt: bool,
 }
 
 impl WorldSpec {
@@ -99,7 +114,9 @@ impl WorldSpec {
     pub fn new(ranks: u32, rules: Rules, command: Vec<OsString>) -> Self {
         Self {
             ranks,
+            rank_from: 0,
             spares: 0,
+            spares_once_formed: false,
             rules,
             transport: None,
             domain: Domain::Rank,
@@ -108,6 +125,7 @@ impl WorldSpec {
             respawn: false,
             output: Output::Labelled,
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            stops_on_interrupt: false,
         }
     }
 }
@@ -122,6 +140,12 @@ pub enum LaunchError {
     /// A world of nobody.
     #[error("a world needs at least one rank")]
     NoRanks,
+    /// The coordinator elsewhere cannot be worked with.
+    #[error("{0}")]
+    Coordinator(String),
+    /// Ranks that this host cannot start.
+    #[error("{0}")]
+    Seats(String),
     /// The command cannot be started.
     #[error("{} cannot be started: {cause}", command.display())]
     Spawn {
@@ -158,146 +182,54 @@ pub enum LaunchError {
     ParentGone(u32),
 }
 
-/// A running world. Dropping it kills and reaps every child that still lives.
-#[derive(Debug)]
-pub struct World {
-    server: Arc<ServerHandle>,
-    living: Living,
-    orders: std::sync::mpsc::Sender<Order>,
-    thread: Option<std::thread::JoinHandle<()>>,
-    interrupt: Option<Interrupt>,
+/// What a child finds in its environment; `PHALANX_RANK` differs from child to child.
+fn member_envs(
+    spec: &WorldSpec,
+    coordinator: &str,
+    key: &crate::auth::JobKey,
+    world_size: u32,
+) -> Vec<(&'static str, String)> {
+    let transport = spec.transport.clone().map(|name| ("PHALANX_TRANSPORT", name));
+    [
+        ("PHALANX_COORDINATOR", coordinator.to_owned()),
+        ("PHALANX_JOB_KEY", key.to_hex()),
+        ("PHALANX_WORLD_SIZE", world_size.to_string()),
+        ("PHALANX_DOMAIN", spec.domain.name().to_owned()),
+        ("PHALANX_PARENT_PID", std::process::id().to_string()),
+    ]
+    .into_iter()
+    .chain(transport)
+    .collect()
 }
 
-impl World {
-    /// Starts the coordinator, then every rank and spare. `observer` is called on the coordinator's thread for every
-    /// event, with the milliseconds since the start; it must not block.
-    ///
-    /// # Errors
-    /// When anything cannot be started; what was started by then is ended.
-    pub fn spawn(
-        spec: WorldSpec,
-        mut observer: impl FnMut(&WorldEvent, u64) + Send + 'static,
-    ) -> Result<Self, LaunchError> {
-        if spec.command.is_empty() {
-            return Err(LaunchError::NoCommand);
-        }
-        if spec.ranks == 0 {
-            return Err(LaunchError::NoRanks);
-        }
-        let key = JobKey::random()?;
-        let rules = Rules { world_size: spec.ranks, ..spec.rules.clone() };
-        let store = Box::new(MemoryStore::default());
-        let (orders, taken) = std::sync::mpsc::channel();
-        let config = ServerConfig { listen: spec.listen, key: key.clone(), rules, store };
-        let telling = orders.clone();
-        let server = Server::start(config, move |event, now_ms| {
-            observer(event, now_ms);
-            let _ = telling.send(Order::World(event.clone()));
-        })?;
-        let server = Arc::new(server);
-        let living = Living::default();
-        let supervisor = Supervisor::new(spec, &key, Arc::clone(&server), living.clone(), orders.clone());
-        // One thread starts all children and lasts as long as they do: a child that asked for a signal at its
-        // parent's death gets it when the thread that started it ends.
-        let (ready, started) = std::sync::mpsc::sync_channel(1);
-        let thread = std::thread::Builder::new()
-            .name("phalanx-launch".to_owned())
-            .spawn(move || supervisor.run(&taken, &ready))
-            .map_err(LaunchError::Thread)?;
-        let world = Self { server, living, orders, thread: Some(thread), interrupt: None };
-        match started.recv() {
-            Ok(Ok(())) => Ok(world),
-            Ok(Err(cause)) => Err(cause),
-            Err(_) => Err(LaunchError::Thread(std::io::Error::other("it ended at once"))),
-        }
-    }
-
-    /// The coordinator: snapshots and events to wait for.
-    #[must_use]
-    pub fn server(&self) -> &ServerHandle {
-        &self.server
-    }
-
-    /// Children that live, with their labels (`r0`, `spare 1`), by process id.
-    #[must_use]
-    pub fn children(&self) -> Vec<(u32, String)> {
-        self.living.list()
-    }
-
-    /// Process id of whoever has the seat now.
-    ///
-    /// # Errors
-    /// When nobody has.
-    pub fn pid_of(&self, rank: Rank) -> Result<u32, LaunchError> {
-        let view = self.server.snapshot().view;
-        let info = view.occupant(rank).and_then(|member| view.info(member));
-        info.map(|i| i.pid).ok_or(LaunchError::Vacant(rank))
-    }
-
-    /// Sends `signal` to the child with id `pid`.
-    ///
-    /// # Errors
-    /// When it is no living child of this world.
-    pub fn kill(&self, pid: u32, signal: Signal) -> Result<(), LaunchError> {
-        self.living.kill(pid, signal)
-    }
-
-    /// Sends `signal` to whoever has the seat, and says which process that was.
-    ///
-    /// # Errors
-    /// When nobody has it, or the process is no child of this one.
-    pub fn kill_rank(&self, rank: Rank, signal: Signal) -> Result<u32, LaunchError> {
-        let pid = self.pid_of(rank)?;
-        self.kill(pid, signal).map(|()| pid)
-    }
-
-    /// From now on SIGINT and SIGTERM to this process end the world; [`wait`](Self::wait) then returns 128 plus the
-    /// signal.
-    ///
-    /// # Errors
-    /// When the signals cannot be caught.
-    pub fn stop_on_interrupt(&mut self) -> Result<(), LaunchError> {
-        let orders = self.orders.clone();
-        self.interrupt = Some(Interrupt::watch(move |signal| drop(orders.send(Order::Interrupted(signal))))?);
-        Ok(())
-    }
-
-    /// Blocks until every child has ended. 0 when all seated ranks left by themselves with 0; else the code of the
-    /// first that failed and was not replaced (128 plus the signal's number for a signal).
-    #[must_use]
-    pub fn wait(&self) -> i32 {
-        self.living.wait_code()
-    }
-
-    /// As [`wait`](Self::wait), for at most `within`; `None` when the world still runs then.
-    #[must_use]
-    pub fn wait_within(&self, within: std::time::Duration) -> Option<i32> {
-        self.living.wait_code_within(within)
-    }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        let _ = self.orders.send(Order::Stop);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-/// Runs a world to its end for a command line: interrupts end it, errors are printed. Returns the exit code.
+/// Runs a world to its end for a command line: interrupts end it, a failure is printed. Returns the exit code.
 pub fn run_command(spec: WorldSpec, observer: impl FnMut(&WorldEvent, u64) + Send + 'static) -> i32 {
-    let started =
-        World::spawn(spec, observer).and_then(|mut world| world.stop_on_interrupt().map(|()| world));
-    match started {
-        Ok(world) => world.wait(),
+    let started = World::spawn(WorldSpec { stops_on_interrupt: true, ..spec }, observer);
+    conclude(started.map(|world| (world.wait(), world.failure())))
+}
+
+/// Runs this host's share of a world to its end, as [`run_command`] does.
+pub fn run_share(spec: WorldSpec, share: ShareSpec) -> i32 {
+    let started = Share::spawn(WorldSpec { stops_on_interrupt: true, ..spec }, share);
+    conclude(started.map(|share| (share.wait(), share.failure())))
+}
+
+fn conclude(ended: Result<(i32, Option<String>), LaunchError>) -> i32 {
+    match ended {
+        Ok((code, failure)) => {
+            if let Some(failure) = failure {
+                eprintln!("phalanx: {failure}");
+            }
+            code
+        }
         Err(cause) => {
             eprintln!("phalanx: {cause}");
             match cause {
                 LaunchError::Spawn { .. } => 127,
-                LaunchError::NoCommand | LaunchError::NoRanks => 2,
+                LaunchError::NoCommand | LaunchError::NoRanks | LaunchError::Seats(_) => 2,
                 LaunchError::Key(_)
                 | LaunchError::Control(_)
+                | LaunchError::Coordinator(_)
                 | LaunchError::Thread(_)
                 | LaunchError::NoChild(_)
                 | LaunchError::Vacant(_)

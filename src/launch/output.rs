@@ -2,8 +2,8 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A longer line is handed on in parts of this length.
 const LINE_BYTES_MAX: u64 = 64 * 1024;
@@ -17,10 +17,28 @@ pub enum Stream {
     Err,
 }
 
+/// What a child is called; a spare gets the name of its rank when it takes a seat.
+#[derive(Clone, Debug)]
+pub(super) struct Label(Arc<Mutex<String>>);
+
+impl Label {
+    pub(super) fn new(text: String) -> Self {
+        Self(Arc::new(Mutex::new(text)))
+    }
+
+    pub(super) fn set(&self, text: String) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = text;
+    }
+
+    pub(super) fn text(&self) -> String {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 /// A line of a child.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Line {
-    /// `r0`, `spare 1`.
+    /// `r0` for whoever is rank 0 when it is read, `spare 1` without a seat.
     pub label: String,
     /// Its process.
     pub pid: u32,
@@ -63,7 +81,7 @@ impl Output {
     }
 
     /// Reads the outputs of a child that has started; `open` is dropped at their ends.
-    pub(super) fn follow(&self, child: &mut Child, label: &str, open: &Sender<()>) -> std::io::Result<()> {
+    pub(super) fn follow(&self, child: &mut Child, label: &Label, open: &Sender<()>) -> std::io::Result<()> {
         if let Some(out) = child.stdout.take() {
             self.read(out, child.id(), label, Stream::Out, open.clone())?;
         }
@@ -77,12 +95,12 @@ impl Output {
         &self,
         from: impl Read + Send + 'static,
         pid: u32,
-        label: &str,
+        label: &Label,
         stream: Stream,
         open: Sender<()>,
     ) -> std::io::Result<()> {
-        let (output, label) = (self.clone(), label.to_owned());
-        let named = std::thread::Builder::new().name(format!("phalanx-{label}"));
+        let (output, label) = (self.clone(), label.clone());
+        let named = std::thread::Builder::new().name(format!("phalanx-out-{pid}"));
         named.spawn(move || {
             let _open = open;
             let mut from = BufReader::new(from);
@@ -90,7 +108,7 @@ impl Output {
             while let Ok(1..) = from.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut bytes) {
                 let end = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
                 let text = String::from_utf8_lossy(end).into_owned();
-                output.hand_on(Line { label: label.clone(), pid, stream, text });
+                output.hand_on(Line { label: label.text(), pid, stream, text });
                 bytes.clear();
             }
         })?;

@@ -41,7 +41,7 @@ const BANNED: &[(&str, &str)] = &[
 ];
 
 /// Banned parts that are right where they stand: a whole identifier that means the thing itself.
-const ALLOWED: &[&str] = &["numa_node"];
+const ALLOWED: &[&str] = &["numa_node", "kill_process_group"];
 
 /// Names of modules without a noun.
 const NOUNLESS: &[&str] = &["util", "utils", "helper", "helpers", "common", "misc"];

@@ -16,9 +16,13 @@ mod options;
 mod plan;
 mod run;
 mod sim;
+mod tied;
 mod world;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
+
+use phalanx::config::LogLevel;
 
 const HELP: &str = "\
 phalanx: collectives that survive the death of a rank
@@ -38,9 +42,13 @@ usage: phalanx COMMAND [OPTIONS]
 ";
 
 fn main() -> ExitCode {
-    let level = phalanx::config::log_level().unwrap_or_else(|| "error".to_owned());
-    let filter = tracing_subscriber::EnvFilter::try_new(&level).unwrap_or_default();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match phalanx::config::log_level() {
+        Ok(level) => log_to_stderr(level),
+        Err(cause) => {
+            eprintln!("phalanx: {cause}");
+            return ExitCode::from(2);
+        }
+    }
     let mut args = std::env::args_os().skip(1);
     let command = args.next().map(|c| c.to_string_lossy().into_owned());
     let rest: Vec<_> = args.collect();
@@ -54,6 +62,7 @@ fn main() -> ExitCode {
         Some("plan") => plan::run(rest),
         Some("run") => run::run(rest),
         Some("sim") => sim::run(rest),
+        Some("tied") => tied::run(rest),
         Some("bench") => bench::run(rest),
         Some("bench-rank") => bench_rank::run(rest),
         Some("--help" | "-h" | "help") | None => {
@@ -69,4 +78,14 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+fn log_to_stderr(level: LogLevel) {
+    let filter = tracing_subscriber::EnvFilter::new(level.name());
+    let is_terminal = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(is_terminal)
+        .init();
 }
