@@ -59,6 +59,13 @@ impl Task {
             return Err("--ranks 1: a kill needs a second rank that goes on".to_owned());
         }
         let (kills, is_quiet) = (options.get("kills", 10)?, options.has("json"));
+        let spares = spec.spares;
+        if spec.rules.policy == Policy::Replace && !spec.respawn && kills > u64::from(spares) {
+            return Err(format!(
+                "--no-respawn: each kill takes a spare, and {kills} kills want more than {spares}; raise --spares, or \
+                 leave --no-respawn out"
+            ));
+        }
         Ok(Self { spec, kills, bytes, seed, transport, is_quiet })
     }
 

@@ -188,6 +188,7 @@ fn spec(training: &Training, kill: Option<Kill>) -> WorldSpec {
     let mut spec = WorldSpec::new(training.ranks, Rules::new(training.ranks, policy), command);
     spec.spares = training.spares;
     spec.transport = Some(training.transport.clone());
+    spec.stops_on_interrupt = true;
     spec
 }
 

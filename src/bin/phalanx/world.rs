@@ -72,11 +72,11 @@ pub fn domain(options: &Options) -> Result<Domain, String> {
     }
 }
 
-/// The transport of all links; `None`: each link the best it can.
+/// The transport of all links; `None`: not said, the environment may.
 pub fn transport(options: &Options) -> Result<Option<String>, String> {
     match options.text("transport") {
-        None | Some("auto") => Ok(None),
-        Some(name @ ("shm" | "tcp")) => Ok(Some(name.to_owned())),
+        None => Ok(None),
+        Some(name @ ("auto" | "shm" | "tcp")) => Ok(Some(name.to_owned())),
         Some(other) => Err(format!("--transport {other}: use shm, tcp or auto")),
     }
 }
