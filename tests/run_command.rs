@@ -100,7 +100,7 @@ fn a_death_that_ends_the_run_by_policy_abort_is_its_failure_and_by_policy_shrink
     for (policy, code) in [("abort", 137), ("shrink", 0)] {
         let (tell, said) = channel();
         let mut command = phalanx(&["run", "-n", "3", "--spares", "0", "--policy", policy, "--", PHALANX]);
-        command.args(["chaos-rank", "--bytes", "64K", "--ops", "3000"]).stderr(Stdio::piped());
+        command.args(["chaos-rank", "--bytes", "64K", "--ops-after-loss", "20"]).stderr(Stdio::piped());
         let mut run = Talking::start(&mut command, "run", &tell);
         wait_each(&said, &[("run", "[r0] progress"), ("run", "[r1] progress"), ("run", "[r2] progress")]);
         signal(child_for(&run, 1), Signal::KILL);

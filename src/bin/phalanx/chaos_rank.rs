@@ -18,6 +18,7 @@ const OPTIONS: &[options::Option_] = &[
     ("bytes", Takes::Value, "bytes of an all-reduce"),
     ("seed", Takes::Value, "seed of the data"),
     ("ops", Takes::Value, "ops to run (without end)"),
+    ("ops-after-loss", Takes::Value, "ops to run from the first one that lacks a rank (without end)"),
     ("steps", Takes::Flag, "each op is a step of its own"),
 ];
 const REPORT_EVERY: Duration = Duration::from_millis(200);
@@ -36,7 +37,7 @@ pub fn run(args: Vec<OsString>) -> Result<i32, String> {
     let result = if options.has("steps") {
         rank_loop.run_steps(&mut comm, ops)
     } else {
-        rank_loop.run_plain(&mut comm, ops)
+        rank_loop.run_plain(&mut comm, ops, options.get("ops-after-loss", u64::MAX)?)
     };
     if let Err(error) = &result {
         let how = ending(error);
@@ -167,12 +168,19 @@ impl RankLoop {
         }
     }
 
-    fn run_plain(&mut self, comm: &mut Communicator, ops: u64) -> Result<(), Error> {
+    /// Contributors are the same at every rank, so all end behind the same op, also after a loss.
+    fn run_plain(&mut self, comm: &mut Communicator, ops: u64, mut after_loss: u64) -> Result<(), Error> {
         for op in 0..ops {
+            if after_loss == 0 {
+                break;
+            }
             self.op = op;
             let rank = comm.rank().unwrap_or_default();
             let done = self.reduce(comm, rank)?;
             self.check(rank, &done);
+            if done.contributors.len() < comm.world_size() as usize {
+                after_loss -= 1;
+            }
             self.after(comm, done);
         }
         Ok(())
