@@ -16,7 +16,8 @@ if ! "$venv/bin/python3" -c 'import torch.distributed' 2>/dev/null; then
     python3 -m venv "$venv"
     "$venv/bin/pip" install --quiet torch==2.15.0 numpy
 fi
-shift 2 2>/dev/null || shift $#
+# Some shells end the script where there is less to shift.
+if [ $# -ge 2 ]; then shift 2; else shift $#; fi
 cargo build --release --quiet
 exec "$venv/bin/python3" benches/peers/compare.py \
     --phalanx "$target/release/phalanx" --rounds "$rounds" --sizes "$sizes" --policy "${POLICY:-abort}" "$@"
