@@ -109,6 +109,8 @@ fn refusals(comm: &mut Communicator) {
     assert!(why.contains("null pointer"), "{why}");
     let why = refused(RawCall { count: usize::MAX / 2, ..all_reduce }, at, at);
     assert!(why.contains("address space"), "{why}");
+    let why = refused(call(Collective::Commit, 0), at, at);
+    assert!(why.contains("the runtime's own"), "{why}");
     let why = refused(RawCall { root: Rank(3), ..call(Collective::Broadcast, 10) }, at, at);
     assert!(why.contains("rank 3") || why.contains("root"), "{why}");
 }

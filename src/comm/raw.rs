@@ -103,6 +103,9 @@ impl Communicator {
         output: *mut u8,
     ) -> Result<RawWork, Error> {
         let RawCall { collective, dtype, reduction, count, root, algorithm } = call;
+        if matches!(collective, Collective::Commit | Collective::State) {
+            return Err(refused(collective, "it is the runtime's own; end a step with `Communicator::step`"));
+        }
         let world_size = self.world_size();
         let largest = count.checked_mul(dtype.size() * world_size.max(1) as usize);
         if largest.is_none_or(|bytes| isize::try_from(bytes).is_err()) {

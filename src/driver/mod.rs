@@ -233,6 +233,9 @@ impl Driver {
         let mut inner = self.rota.lock();
         inner.executor.engine.handle_state_gone();
         inner.executor.set_state(StateRegions::default());
+        drop(inner);
+        // The coordinator may have to hear of it.
+        self.kick();
     }
 
     /// Waits until this member has a seat, or the run is over (`None`).

@@ -1,13 +1,14 @@
 //! Who drives, who waits, who sleeps; and why nobody who sleeps is forgotten.
 //!
 //! One thread at a time holds the token and so may touch the engine; one at a time lies in the bed, where all that can
-//! happen wakes it: links, the control connection, the bell. Four things must never be slept through:
+//! happen wakes it: links, the control connection, the bell. Five things must never be slept through:
 //!
 //! | what happens | how the sleeper learns of it |
 //! |---|---|
 //! | a message, room, a word of the coordinator | `arm`, under the token, looks again; what comes then wakes the bed |
 //! | a kick: an op is posted that nobody waits for | it says that it sleeps, then looks at the count of kicks |
 //! | a caller begins to wait, and wants the bed | the same with the count of waiters |
+//! | another caller drives for one that sleeps | it looks who sleeps, under the token or just after it, and rings |
 //! | the wait is over that the background thread stands aside for | the same with the count of waits that are over |
 //!
 //! The counts are changed and looked at by read-modify-write, and those of one word stand in one order. So whoever
@@ -106,6 +107,14 @@ impl<T, B> Rota<T, B> {
         self.aside.load(Ordering::Relaxed) != 0
     }
 
+    /// Whoever drives has taken what a caller in the bed would have woken for. True, once a sleep: ring, there is
+    /// one. To be asked under the token, or after giving it back: who arms later looks again.
+    #[must_use]
+    pub(super) fn wake_caller(&self) -> bool {
+        self.asleep.load(Ordering::Relaxed) == CALLER
+            && self.asleep.compare_exchange(CALLER, NOBODY, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
     /// The background thread sleeps for as long as nobody leaves a wait; `seen` is what [`Self::driven`] said.
     pub(super) fn stand_aside(&self, seen: u64, sleep: impl FnOnce()) {
         self.aside.store(1, Ordering::Relaxed);
@@ -201,7 +210,8 @@ mod model {
         }
 
         fn rest(&self, who: Who, seen: Kicks) {
-            let armed = |_: &mut Desk| Some(Duration::MAX);
+            // As in the driver: who arms looks again.
+            let armed = |desk: &mut Desk| (!desk.is_run).then_some(Duration::MAX);
             let sleep = |(): &mut (), _| assert!(self.bell.park(None));
             if !self.rota.rest(who, seen, armed, sleep, |_| {}) {
                 thread::yield_now(); // In the driver a short sleep.
@@ -294,6 +304,27 @@ mod model {
             if process.rota.leave() {
                 process.bell.unpark();
             }
+            thread.join().unwrap();
+        });
+    }
+
+    /// One caller sleeps; another one takes what would have woken it from under it, and goes.
+    #[test]
+    fn a_caller_in_bed_hears_of_what_another_one_drove() {
+        check(|| {
+            let process = Process::new();
+            let other = Arc::clone(&process);
+            let thread = thread::spawn(move || {
+                assert!(!other.rota.enter());
+                other.rota.lock().is_run = true;
+                if other.rota.wake_caller() {
+                    other.bell.unpark();
+                }
+                assert!(!other.rota.leave());
+            });
+            assert!(!process.rota.enter());
+            process.drive(Who::Caller);
+            assert!(!process.rota.leave());
             thread.join().unwrap();
         });
     }

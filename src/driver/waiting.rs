@@ -38,7 +38,16 @@ impl Driver {
                     break result;
                 }
                 drop(inner);
-                yields = if self.park(Who::Caller, kicks) { YIELDS } else { 0 };
+                let mut result = None;
+                let is_woken = self.park(Who::Caller, kicks, |inner| {
+                    // Another caller may have ended this wait meanwhile, and be gone.
+                    result = done(inner);
+                    result.is_some()
+                });
+                if let Some(result) = result {
+                    break result;
+                }
+                yields = if is_woken { YIELDS } else { 0 };
                 continue;
             }
             match ticket {
@@ -54,10 +63,18 @@ impl Driver {
                 None => std::thread::yield_now(),
             }
         };
+        // What is still to be sent is left to whoever sleeps.
+        self.wake_caller();
         if self.rota.leave() {
             self.background.unpark();
         }
         result
+    }
+
+    fn wake_caller(&self) {
+        if self.rota.wake_caller() {
+            self.bell.ring();
+        }
     }
 
     /// Turns until `done`, or until nothing has moved for a while (`None`: time to park, links are armed).
@@ -74,6 +91,7 @@ impl Driver {
             }
             if inner.turn(self.started) {
                 idle = 0;
+                self.wake_caller();
                 continue;
             }
             idle += 1;
@@ -88,7 +106,8 @@ impl Driver {
     }
 
     /// Sleeps until something happens, or until the next timeout: false. The token is free meanwhile.
-    fn park(&self, who: Who, seen: Kicks) -> bool {
+    /// `is_over`, a last look under the token: there is nothing to sleep for.
+    fn park(&self, who: Who, seen: Kicks, mut is_over: impl FnMut(&mut Inner) -> bool) -> bool {
         let mut is_timeout = false;
         let sleep = |poll: &mut mio::Poll, timeout| {
             let mut events = mio::Events::with_capacity(64);
@@ -97,7 +116,8 @@ impl Driver {
             is_timeout = events.is_empty();
             self.bell.drain();
         };
-        if !self.rota.rest(who, seen, |inner| inner.arm(self.started), sleep, Inner::disarm) {
+        let arm = |inner: &mut Inner| if is_over(inner) { None } else { inner.arm(self.started) };
+        if !self.rota.rest(who, seen, arm, sleep, Inner::disarm) {
             // Another thread sleeps there: it will wake for both.
             std::thread::sleep(LOOK_AGAIN);
             return false;
@@ -140,7 +160,7 @@ impl Driver {
             }
             drop(inner);
             if !moved && !self.rota.has_waiters() {
-                self.park(Who::Background, kicks);
+                self.park(Who::Background, kicks, |_| false);
             }
         }
     }
