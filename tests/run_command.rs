@@ -229,3 +229,27 @@ fn what_would_be_ignored_is_refused() {
     assert_eq!(code, 2);
     sentence(&errors, &["PHALANX_LOG=lauter", "error, warn, info, debug, trace"]);
 }
+
+/// The launcher knows a shell, the coordinator the program that the shell started.
+#[test]
+fn a_rank_behind_a_shell_is_known_to_a_launcher_under_a_coordinator_elsewhere() {
+    let key = JobKey::random().unwrap().to_hex();
+    let (tell, said) = channel();
+    let mut command = phalanx(&["coordinator", "-n", "2", "--listen", "127.0.0.1:0"]);
+    let _coordinator = Talking::start(command.env("PHALANX_JOB_KEY", &key), "coordinator", &tell);
+    let line = wait_line(&said, |label, line| label == "coordinator" && line.starts_with("coordinator at "));
+    let address = line.strip_prefix("coordinator at ").unwrap();
+    let mut command =
+        phalanx(&["run", "--coordinator", address, "-n", "2", "--spares", "1", "--", "sh", "-c"]);
+    command.arg(format!("{PHALANX} chaos-rank --steps --bytes 64K; exit $?")).env("PHALANX_JOB_KEY", &key);
+    let run = Talking::start(&mut command, "run", &tell);
+    wait_each(&said, &[("run", "[r0] progress"), ("run", "[r1] progress")]);
+    let before = wait_children(run.0.id(), |children| children.len() == 3);
+    let program = children_of(u32::try_from(child_for(&run, 1)).unwrap());
+    signal(program[0], Signal::KILL);
+    wait_line(&said, |_, line| disturbed(line, 1).is_some_and(|epoch| epoch >= 2));
+    // Another spare comes in place of the one that has the seat now.
+    wait_children(run.0.id(), |children| {
+        children.len() == 3 && children.iter().any(|child| !before.contains(child))
+    });
+}

@@ -60,7 +60,7 @@ pub(super) fn start(config: Config) -> Result<Arc<Driver>, Error> {
         domain,
         tcp: tcp_address,
         shm: shm_name,
-        pid: std::process::id(),
+        pid: config.parent.map_or_else(std::process::id, crate::launch::child_of),
         wants: config.rank.map(Rank),
     };
     let engine = Engine::new(info, 0);

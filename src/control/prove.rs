@@ -41,6 +41,7 @@ where
 {
     tokio::time::timeout(PROVE_WITHIN, async {
         let mut bytes = [0; 256];
+        let mut heard = false;
         loop {
             while let Some(out) = handshake.poll_bytes() {
                 stream.write_all(&out).await?;
@@ -51,8 +52,12 @@ where
             let want = handshake.wanted_bytes().min(bytes.len());
             let got = stream.read(&mut bytes[..want]).await?;
             if got == 0 {
-                return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
+                // A peer that never spoke may have been stopped, or stand behind a proxy that has nobody to ask.
+                let silent = std::io::ErrorKind::ConnectionAborted;
+                let kind = if heard { std::io::ErrorKind::UnexpectedEof } else { silent };
+                return Err(std::io::Error::from(kind).into());
             }
+            heard = true;
             handshake.handle_bytes(&bytes[..got])?;
         }
     })

@@ -68,10 +68,9 @@ impl Living {
 
     /// Kills the child and what it has started, unless that has left its group.
     pub(super) fn kill_all_of(&self, pid: u32) {
-        let group = self.send(pid, |target| kill_process_group(target, rustix::process::Signal::KILL));
-        if group.is_err() {
-            let _ = self.kill(pid, Signal::Kill);
-        }
+        let _ = self.send(pid, |target| kill_process_group(target, rustix::process::Signal::KILL));
+        // It may have left the group itself.
+        let _ = self.kill(pid, Signal::Kill);
     }
 
     fn send(&self, pid: u32, kill: impl FnOnce(Pid) -> rustix::io::Result<()>) -> Result<(), LaunchError> {

@@ -29,7 +29,7 @@ mod world;
 
 pub use host::host_id;
 pub use output::{Line, Output, Stream};
-pub use parent::{Tie, tie_to_parent};
+pub use parent::{Tie, child_of, tie_to_parent};
 pub use share::{Share, ShareSpec};
 pub use world::World;
 

@@ -33,3 +33,42 @@ pub fn tie_to_parent(parent_pid: u32) -> Result<Tie, LaunchError> {
         Ok(()) | Err(_) => Ok(Tie::NotAChild),
     }
 }
+
+/// The process by which the launcher `parent_pid` knows the calling one: its child that this one is, or descends from
+/// (a shell in between, say). The calling process itself where neither is so.
+#[must_use]
+pub fn child_of(parent_pid: u32) -> u32 {
+    const GENERATIONS: usize = 64;
+    let own = std::process::id();
+    let mut child = own;
+    for _ in 0..GENERATIONS {
+        match parent_of(child) {
+            Some(parent) if parent == parent_pid => return child,
+            Some(parent) => child = parent,
+            None => break,
+        }
+    }
+    own
+}
+
+/// From `/proc`: the second field behind the name, which stands in brackets and may have any bytes in it.
+fn parent_of(pid: u32) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok().filter(|parent| *parent != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_way_up_ends_at_the_child_of_the_launcher() {
+        let own = std::process::id();
+        let parent = parent_of(own).unwrap();
+        assert_eq!(child_of(parent), own);
+        if let Some(grandparent) = parent_of(parent) {
+            assert_eq!(child_of(grandparent), parent);
+        }
+        assert_eq!(child_of(u32::MAX), own, "no such launcher");
+    }
+}

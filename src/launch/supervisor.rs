@@ -236,7 +236,7 @@ impl Supervisor {
         let now = Instant::now();
         for (pid, at) in &mut self.lost {
             if at.take_if(|at| *at <= now).is_some() {
-                let _ = self.living.kill(*pid, Signal::Kill);
+                self.living.kill_all_of(*pid);
             }
         }
         if self.finished.is_some_and(|at| at + SPARES_END_WITHIN <= now) && self.only_spares_are_left() {

@@ -64,7 +64,14 @@ pub fn run(args: Vec<OsString>) -> Result<i32, String> {
         Some(files) => Box::new(files.clone()),
         None => Box::new(MemoryStore::default()),
     };
-    let end = serve(&settings, listener, store, is_fresh)?;
+    let over = |files: &mut Option<FileStore>| match files {
+        Some(files) => {
+            let over = Settings { is_over: true, ..settings.clone() };
+            files.save_settings(&over).map_err(|e| e.to_string())
+        }
+        None => Ok(()),
+    };
+    let end = serve(&settings, listener, store, is_fresh, || over(&mut files))?;
     let code = match end {
         End::Interrupted(signal) => return Ok(128 + signal),
         End::Finished => 0,
@@ -73,9 +80,6 @@ pub fn run(args: Vec<OsString>) -> Result<i32, String> {
             1
         }
     };
-    if let Some(files) = &mut files {
-        files.save_settings(&Settings { is_over: true, ..settings }).map_err(|e| e.to_string())?;
-    }
     Ok(code)
 }
 
@@ -154,6 +158,7 @@ fn serve(
     listener: TcpListener,
     store: Box<dyn Store + Send>,
     is_fresh: bool,
+    note_over: impl FnOnce() -> Result<(), String>,
 ) -> Result<End, String> {
     let (tell, ended) = channel();
     let finished = tell.clone();
@@ -184,6 +189,8 @@ fn serve(
     }
     let end = wait(&server, &ended)?;
     if !matches!(end, End::Interrupted(_)) {
+        // First of all: a coordinator that is killed from here on must not be started again on it.
+        note_over()?;
         // The last message is on its way to the members; nothing here is waited for, unless the server stops.
         server.wait_until(LAST_WORDS, |_| false);
     }

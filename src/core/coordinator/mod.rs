@@ -354,6 +354,8 @@ impl Coordinator {
         if self.view.rank_of(from).is_none() || self.phase == Phase::Forming {
             self.forget_spare(from);
             self.known.remove(&from);
+            // It waits for an answer; for it the run is over.
+            self.messages.push_back((from, Downward::Finished {}));
             return;
         }
         if let Some(known) = self.known.get_mut(&from) {

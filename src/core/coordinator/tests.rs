@@ -138,6 +138,22 @@ fn a_spare_that_leaves_while_its_seat_is_written_is_replaced() {
     assert_eq!(world.coordinator.view().occupant(Rank(1)), Some(second));
 }
 
+/// Found by review: it waited for a word that nobody had for it.
+#[test]
+fn a_spare_that_leaves_without_a_seat_may_go() {
+    let mut world = World::new(2);
+    let spare = world.add(8, None);
+    world.pump(ALL);
+    world.engines.get_mut(&spare).unwrap().handle_leave();
+    world.pump(ALL);
+    assert!(
+        world.actions.iter().any(|(m, a)| *m == spare && matches!(a, Action::RunOver)),
+        "{:?}",
+        world.actions
+    );
+    assert!(!world.coordinator.is_finished(), "the others go on");
+}
+
 /// Found by review: a waiter whose peers had all left waited for ever.
 #[test]
 fn the_end_of_the_run_ends_what_is_still_open() {

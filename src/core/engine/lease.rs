@@ -11,10 +11,12 @@ impl Engine {
     }
 
     /// From when on this member gives the coordinator up. An op that is called while it is away has had its whole
-    /// deadline by then, and a lease more.
+    /// deadline by then, and a lease more. Time in which this process did not run does not count: what the coordinator
+    /// said then is still to be read.
     fn orphaned_at_ms(&self) -> u64 {
         let op_timeout = self.rules.as_ref().map_or(u64::MAX, |r| r.op_timeout_ms);
-        self.leased_from_ms.saturating_add(self.lease_ms()).saturating_add(op_timeout)
+        let from = self.leased_from_ms.max(self.awake_from_ms);
+        from.saturating_add(self.lease_ms()).saturating_add(op_timeout)
     }
 
     /// Whether the lease is over: until the next answer to a beat nothing moves here.
@@ -54,6 +56,10 @@ impl Engine {
             return;
         }
         let (lease, op_timeout) = (rules.lease_ms, rules.op_timeout_ms);
+        if now_ms.saturating_sub(self.looked_ms) >= lease {
+            self.awake_from_ms = now_ms;
+        }
+        self.looked_ms = now_ms;
         if now_ms >= self.beat_due_ms {
             self.beat_due_ms = now_ms + lease / BEATS_PER_LEASE;
             self.beats.push_back(now_ms);

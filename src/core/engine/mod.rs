@@ -209,6 +209,9 @@ pub struct Engine {
     beat_due_ms: u64,
     leased_from_ms: u64,
     lapsed: bool,
+    /// When time was looked at last, and since when without a gap of a lease: a process that was stopped heard nothing.
+    looked_ms: u64,
+    awake_from_ms: u64,
     /// It has given the coordinator up, and does not come back.
     is_orphan: bool,
     faults: BTreeMap<MemberId, String>,
@@ -251,6 +254,8 @@ impl Engine {
             beat_due_ms: now_ms,
             leased_from_ms: now_ms,
             lapsed: false,
+            looked_ms: now_ms,
+            awake_from_ms: now_ms,
             is_orphan: false,
             faults: BTreeMap::new(),
             mismatched: false,
