@@ -1,6 +1,7 @@
 //! The coordinator's endpoint: a thread that listens, believes only who proves the job key, and drives the
 //! coordinator.
 
+use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -14,7 +15,8 @@ use phalanx_core::wire::codec::{DecodeError, Wire};
 use phalanx_core::wire::message::Upward;
 use tokio::io::AsyncRead;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::AbortHandle;
 
 use super::frame::{FrameError, read_frame, write_frame};
 use super::launcher::FromLauncher;
@@ -25,7 +27,8 @@ use super::watch::{Seen, Snapshot, Watch};
 use super::{COORDINATOR, ControlError, children};
 use crate::auth::{Handshake, Hello, JobKey, Purpose};
 
-/// Connections that have not proven the key yet; more wait in the listener's queue.
+/// Connections that have not proven the key yet; one more, and the oldest is dropped: who proves itself does so at once,
+/// and who never does must not keep the others out.
 const STRANGERS_MAX: usize = 64;
 /// Facts of connections that wait for the owner; then their sockets wait.
 const FACTS_MAX: usize = 256;
@@ -276,18 +279,25 @@ async fn report_exit(pid: u32, watch: u64, process: OwnedFd, facts: mpsc::Sender
 }
 
 async fn accept(listener: TcpListener, key: JobKey, facts: mpsc::Sender<Fact>) {
-    let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
+    let mut strangers: VecDeque<AbortHandle> = VecDeque::new();
     let mut number = 0;
-    while let Ok(permit) = Arc::clone(&strangers).acquire_owned().await {
+    loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
                 number += 1;
+                strangers.retain(|stranger| !stranger.is_finished());
+                if strangers.len() >= STRANGERS_MAX
+                    && let Some(oldest) = strangers.pop_front()
+                {
+                    oldest.abort();
+                }
                 let (key, facts) = (key.clone(), facts.clone());
-                tokio::spawn(async move {
-                    if let Err(cause) = greet(stream, &key, number, facts, permit).await {
+                let greeting = tokio::spawn(async move {
+                    if let Err(cause) = greet(stream, &key, number, facts).await {
                         tracing::debug!(%peer, %cause, "a connection was not proven");
                     }
                 });
+                strangers.push_back(greeting.abort_handle());
             }
             Err(cause) => {
                 tracing::warn!(%cause, "the coordinator cannot accept a connection");
@@ -303,13 +313,18 @@ async fn greet(
     key: &JobKey,
     number: u64,
     facts: mpsc::Sender<Fact>,
-    permit: OwnedSemaphorePermit,
 ) -> Result<(), ProveError> {
     stream.set_nodelay(true)?;
     let me = Hello { purpose: Purpose::Control, member: COORDINATOR, receiver: COORDINATOR };
     let peer = prove(&mut stream, Handshake::accept_either(key, me, Purpose::Launcher)?).await?;
-    drop(permit);
     let is_local = stream.peer_addr()?.ip() == stream.local_addr()?.ip();
+    // From here on it is no stranger, and is not dropped for others.
+    tokio::spawn(introduce(stream, peer, is_local, number, facts));
+    Ok(())
+}
+
+/// Makes a proven connection known to the owner, and reads it from then on.
+async fn introduce(stream: TcpStream, peer: Hello, is_local: bool, number: u64, facts: mpsc::Sender<Fact>) {
     let (frames, queued) = mpsc::channel(QUEUE_FRAMES_MAX);
     // The owner must know the line before its first message.
     let (begin, begun) = tokio::sync::oneshot::channel();
@@ -329,7 +344,6 @@ async fn greet(
     if facts.send(speaker.proven(line)).await.is_ok() {
         let _ = begin.send(());
     }
-    Ok(())
 }
 
 /// Who is at the other end of a proven connection.
