@@ -27,8 +27,8 @@ use super::watch::{Seen, Snapshot, Watch};
 use super::{COORDINATOR, ControlError, children};
 use crate::auth::{Handshake, Hello, JobKey, Purpose};
 
-/// Connections that have not proven the key yet; one more, and the oldest is dropped: who proves itself does so at once,
-/// and who never does must not keep the others out.
+/// Connections that have not proven the key yet; one more, and the oldest is dropped: who proves itself does so at
+/// once, and who never does must not keep the others out.
 const STRANGERS_MAX: usize = 64;
 /// Facts of connections that wait for the owner; then their sockets wait.
 const FACTS_MAX: usize = 256;
