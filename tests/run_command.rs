@@ -230,6 +230,16 @@ fn what_would_be_ignored_is_refused() {
     sentence(&errors, &["PHALANX_LOG=lauter", "error, warn, info, debug, trace"]);
 }
 
+/// A spare's program that crashes at its start is not started for ever.
+#[test]
+fn spares_that_crash_are_given_up() {
+    let script = "if [ -z \"$PHALANX_RANK\" ]; then echo crash; kill -SEGV $$; fi
+        exec \"$0\" chaos-rank --steps --ops 20000";
+    let (code, out, _) = run(&["-n", "2", "--spares", "1"], script);
+    let crashes = out.lines().filter(|line| line.ends_with("crash")).count();
+    assert_eq!((code, crashes), (0, 9), "{out}");
+}
+
 /// The launcher knows a shell, the coordinator the program that the shell started.
 #[test]
 fn a_rank_behind_a_shell_is_known_to_a_launcher_under_a_coordinator_elsewhere() {

@@ -40,6 +40,10 @@ pub(super) enum Order {
     Stop,
 }
 
+/// So many spares may be killed one after the other before it is no accident: a program that crashes at its start is
+/// not started again and again.
+const SPARES_KILLED_MAX: u32 = 8;
+
 struct Started {
     child: Child,
     label: Label,
@@ -64,6 +68,8 @@ pub(super) struct Supervisor {
     /// A rank that has ended with 0 and without a seat before the world had formed.
     absent: Option<Ended>,
     spares_started: u32,
+    /// Spares that a signal ended since the last one was seated.
+    spares_killed: u32,
     finished: Option<Instant>,
     /// Set once the world is being ended by force.
     verdict: Option<Over>,
@@ -100,6 +106,7 @@ impl Supervisor {
             lost: BTreeMap::new(),
             absent: None,
             spares_started: 0,
+            spares_killed: 0,
             finished: None,
             verdict: None,
             asked: 0,
@@ -308,7 +315,13 @@ impl Supervisor {
                 self.judge();
             }
         } else if !has_rank && !self.seated.contains_key(&pid) && status.signal().is_some() {
-            self.respawn();
+            self.spares_killed += 1;
+            if self.spares_killed <= SPARES_KILLED_MAX {
+                self.respawn();
+            } else {
+                let killed = self.spares_killed;
+                tracing::error!(killed, "spares are killed as soon as they come; no more are started");
+            }
         }
     }
 
@@ -382,6 +395,9 @@ impl Supervisor {
             self.pids.insert(info.member, info.pid);
             if let Some(rank) = view.rank_of(info.member) {
                 self.seated.insert(info.pid, rank);
+                if self.children.get(&info.pid).is_some_and(|child| !child.has_rank) {
+                    self.spares_killed = 0;
+                }
             }
         }
         let before = std::mem::replace(&mut self.view, view);
