@@ -231,11 +231,12 @@ impl Driver {
     /// The state regions of the step are the caller's again.
     pub fn take_back_state(&self) {
         let mut inner = self.rota.lock();
-        inner.executor.engine.handle_state_gone();
+        let has_news = inner.executor.engine.handle_state_gone();
         inner.executor.set_state(StateRegions::default());
         drop(inner);
-        // The coordinator may have to hear of it.
-        self.kick();
+        if has_news {
+            self.kick();
+        }
     }
 
     /// Waits until this member has a seat, or the run is over (`None`).

@@ -261,7 +261,7 @@ fn a_provider_that_gives_its_step_up_while_it_serves_is_replaced_by_the_others()
     world.pump(ALL);
     let state = |world: &World| world.coordinator.last.as_ref().and_then(|d| d.state.clone()).unwrap();
     assert_eq!((world.coordinator.epoch(), state(&world).providers), (Epoch(2), vec![Rank(0), Rank(1)]));
-    world.engines.get_mut(&MemberId(1)).unwrap().handle_state_gone();
+    assert!(world.engines.get_mut(&MemberId(1)).unwrap().handle_state_gone(), "the others are to be told");
     world.pump(ALL);
     let after = state(&world);
     assert_eq!((world.coordinator.epoch(), after.bytes, after.providers), (Epoch(3), 400, vec![Rank(1)]));

@@ -264,16 +264,17 @@ impl Engine {
     }
 
     /// The caller took its state regions back: after a commit nothing else happens; in an open step that the caller
-    /// gave up nothing of them is served any more.
-    pub fn handle_state_gone(&mut self) {
+    /// gave up nothing of them is served any more. True: the coordinator has to hear of it.
+    pub fn handle_state_gone(&mut self) -> bool {
         self.step.state_gone = self.step.open;
-        let Some(transfer) = &mut self.transfer else { return };
+        let Some(transfer) = &mut self.transfer else { return false };
         transfer.op.posted = false;
         let (op, serves) = (transfer.op.id, !transfer.incoming);
         if self.step.open && serves {
             // A newcomer waits for the rest of it: the next decision takes it from others.
             self.ask_again(op);
         }
+        !self.messages.is_empty()
     }
 
     /// Makes a communicator of these world ranks known here; every rank of it does so with the same id.
