@@ -76,17 +76,10 @@ impl Client {
         inbox: Sender<ControlEvent>,
         wake: Box<dyn Fn() + Send>,
     ) -> Result<Self, ControlError> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(ControlError::Thread)?;
         let (orders, taken) = mpsc::unbounded_channel();
         let mut session = Session { config, inbox, wake, orders: taken, join: None, told: None };
-        let name = "phalanx-control".to_owned();
-        let thread = std::thread::Builder::new().name(name).spawn(move || {
-            runtime.block_on(session.run());
-            // A name that is being resolved must not hold up the end.
-            runtime.shutdown_background();
-        });
-        Ok(Self { orders, thread: Some(thread.map_err(ControlError::Thread)?) })
+        let thread = run_on_thread("phalanx-control", move || async move { session.run().await })?;
+        Ok(Self { orders, thread: Some(thread) })
     }
 
     /// Queues a message; never blocks.
@@ -261,19 +254,41 @@ pub(super) async fn dial(at: &str, key: &JobKey, hello: Hello) -> Result<TcpStre
     Ok(stream)
 }
 
+/// The next message of the coordinator, or why there is none.
+pub(super) async fn next_message<M: Wire>(from: &mut OwnedReadHalf) -> Result<M, String> {
+    match read_frame(from).await {
+        Ok(Some(frame)) => {
+            M::from_frame(&frame).map_err(|cause| format!("the coordinator sent what is no message: {cause}"))
+        }
+        Ok(None) => Err("the coordinator closed the connection".to_owned()),
+        Err(cause) => Err(cause.to_string()),
+    }
+}
+
+/// Runs a session with the coordinator on a thread of its own, until it ends.
+pub(super) fn run_on_thread<F: Future>(
+    name: &str,
+    session: impl FnOnce() -> F + Send + 'static,
+) -> Result<JoinHandle<()>, ControlError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(ControlError::Thread)?;
+    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        runtime.block_on(session());
+        // A name that is being resolved must not hold up the end.
+        runtime.shutdown_background();
+    });
+    thread.map_err(ControlError::Thread)
+}
+
 async fn listen(
     from: &mut OwnedReadHalf,
     inbox: &Sender<ControlEvent>,
     wake: &(dyn Fn() + Send),
 ) -> Result<String, Stopped> {
     loop {
-        let message = match read_frame(from).await {
-            Ok(Some(frame)) => match Downward::from_frame(&frame) {
-                Ok(message) => message,
-                Err(cause) => return Ok(format!("the coordinator sent what is no message: {cause}")),
-            },
-            Ok(None) => return Ok("the coordinator closed the connection".to_owned()),
-            Err(cause) => return Ok(cause.to_string()),
+        let message = match next_message(from).await {
+            Ok(message) => message,
+            Err(cause) => return Ok(cause),
         };
         inbox.send(ControlEvent::Message(message)).map_err(|_| Stopped)?;
         wake();

@@ -10,15 +10,15 @@ use phalanx_core::ids::MemberId;
 use phalanx_core::policy::Rules;
 use phalanx_core::units::BEATS_PER_LEASE;
 use phalanx_core::view::View;
-use phalanx_core::wire::codec::{DecodeError, Reader, Wire};
+use phalanx_core::wire::codec::{Wire, wire};
 use phalanx_core::wire::message::{Loss, VERSION};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::client::{BACKOFF_FIRST, BACKOFF_MAX, dial};
-use super::frame::{read_frame, write_frame};
+use super::client::{BACKOFF_FIRST, BACKOFF_MAX, dial, next_message, run_on_thread};
+use super::frame::write_frame;
 use super::{COORDINATOR, ControlError};
 use crate::auth::{Hello, JobKey, Purpose};
 
@@ -60,7 +60,7 @@ pub enum ToLauncher {
         loss: Loss,
     },
     /// All seated ranks have left.
-    Finished,
+    Finished {},
     /// More was lost than anything can be made of.
     GivenUp {
         /// What, and what to do.
@@ -73,79 +73,11 @@ pub enum ToLauncher {
     },
 }
 
-impl Wire for FromLauncher {
-    fn put(&self, out: &mut Vec<u8>) {
-        match self {
-            Self::Follow { version } => {
-                0u8.put(out);
-                version.put(out);
-            }
-            Self::Ended { member, cause } => {
-                1u8.put(out);
-                member.put(out);
-                cause.put(out);
-            }
-            Self::Beat { number } => {
-                2u8.put(out);
-                number.put(out);
-            }
-        }
-    }
-
-    fn get(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        match u8::get(from)? {
-            0 => Ok(Self::Follow { version: Wire::get(from)? }),
-            1 => Ok(Self::Ended { member: Wire::get(from)?, cause: Wire::get(from)? }),
-            2 => Ok(Self::Beat { number: Wire::get(from)? }),
-            other => Err(DecodeError::Bad { what: "message of a launcher", value: u64::from(other) }),
-        }
-    }
-}
-
-impl Wire for ToLauncher {
-    fn put(&self, out: &mut Vec<u8>) {
-        match self {
-            Self::Welcome { rules } => {
-                0u8.put(out);
-                rules.put(out);
-            }
-            Self::Refused { reason } => {
-                1u8.put(out);
-                reason.put(out);
-            }
-            Self::Seats { view } => {
-                2u8.put(out);
-                view.put(out);
-            }
-            Self::Lost { loss } => {
-                3u8.put(out);
-                loss.put(out);
-            }
-            Self::Finished => 4u8.put(out),
-            Self::GivenUp { why } => {
-                5u8.put(out);
-                why.put(out);
-            }
-            Self::BeatSeen { number } => {
-                6u8.put(out);
-                number.put(out);
-            }
-        }
-    }
-
-    fn get(from: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        match u8::get(from)? {
-            0 => Ok(Self::Welcome { rules: Wire::get(from)? }),
-            1 => Ok(Self::Refused { reason: Wire::get(from)? }),
-            2 => Ok(Self::Seats { view: Wire::get(from)? }),
-            3 => Ok(Self::Lost { loss: Wire::get(from)? }),
-            4 => Ok(Self::Finished),
-            5 => Ok(Self::GivenUp { why: Wire::get(from)? }),
-            6 => Ok(Self::BeatSeen { number: Wire::get(from)? }),
-            other => Err(DecodeError::Bad { what: "message to a launcher", value: u64::from(other) }),
-        }
-    }
-}
+wire!(enum FromLauncher { 0 => Follow { version }, 1 => Ended { member, cause }, 2 => Beat { number } });
+wire!(enum ToLauncher {
+    0 => Welcome { rules }, 1 => Refused { reason }, 2 => Seats { view }, 3 => Lost { loss }, 4 => Finished {},
+    5 => GivenUp { why }, 6 => BeatSeen { number },
+});
 
 /// Where the coordinator is.
 #[derive(Clone, Debug)]
@@ -192,8 +124,6 @@ impl Launcher {
         config: LauncherConfig,
         tell: impl FnMut(LauncherEvent) + Send + 'static,
     ) -> Result<Self, ControlError> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(ControlError::Thread)?;
         let (orders, taken) = mpsc::unbounded_channel();
         let mut session = Session {
             config,
@@ -204,13 +134,10 @@ impl Launcher {
             last_cause: None,
             lease: Duration::from_millis(phalanx_core::units::LEASE_MS),
         };
-        let thread =
-            std::thread::Builder::new().name("phalanx-launcher-control".to_owned()).spawn(move || {
-                let _ = runtime.block_on(session.run());
-                // A name that is being resolved must not hold up the end.
-                runtime.shutdown_background();
-            });
-        Ok(Self { orders, thread: Some(thread.map_err(ControlError::Thread)?) })
+        let thread = run_on_thread("phalanx-launcher-control", move || async move {
+            let _ = session.run().await;
+        })?;
+        Ok(Self { orders, thread: Some(thread) })
     }
 
     /// A child that was `member` has ended. Told again after a lost connection, until the coordinator has declared it
@@ -375,7 +302,7 @@ impl Session {
             ToLauncher::BeatSeen { number } if *number == self.asked => self.asked = 0,
             ToLauncher::Seats { .. }
             | ToLauncher::Refused { .. }
-            | ToLauncher::Finished
+            | ToLauncher::Finished {}
             | ToLauncher::BeatSeen { .. }
             | ToLauncher::GivenUp { .. } => {}
         }
@@ -386,13 +313,9 @@ impl Session {
 /// Hands on what the coordinator says until the connection ends, and says why it did.
 async fn listen(from: &mut OwnedReadHalf, hear: &mpsc::Sender<ToLauncher>) -> String {
     loop {
-        let message = match read_frame(from).await {
-            Ok(Some(frame)) => match ToLauncher::from_frame(&frame) {
-                Ok(message) => message,
-                Err(cause) => return format!("the coordinator sent what is no message: {cause}"),
-            },
-            Ok(None) => return "the coordinator closed the connection".to_owned(),
-            Err(cause) => return cause.to_string(),
+        let message = match next_message(from).await {
+            Ok(message) => message,
+            Err(cause) => return cause,
         };
         if hear.send(message).await.is_err() {
             return "nobody listens any more".to_owned();
@@ -415,7 +338,7 @@ mod tests {
             ToLauncher::Refused { reason: "no".into() },
             ToLauncher::Seats { view },
             ToLauncher::Lost { loss },
-            ToLauncher::Finished,
+            ToLauncher::Finished {},
             ToLauncher::GivenUp { why: "gone".into() },
             ToLauncher::BeatSeen { number: 3 },
         ] {

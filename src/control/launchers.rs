@@ -66,7 +66,7 @@ impl Launchers {
         match event {
             WorldEvent::Lost(loss) => self.say_all(&ToLauncher::Lost { loss: loss.clone() }),
             WorldEvent::Decided(decision) => self.follow(&decision.view),
-            WorldEvent::Finished => self.finish(ToLauncher::Finished),
+            WorldEvent::Finished => self.finish(ToLauncher::Finished {}),
             WorldEvent::Unrecoverable(why) => self.finish(ToLauncher::GivenUp { why: why.clone() }),
             WorldEvent::Formed
             | WorldEvent::Fenced(_)

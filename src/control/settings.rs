@@ -13,8 +13,7 @@ use phalanx_core::wire::codec::{DecodeError, Reader, Wire};
 use super::store::{FileStore, Kind, Store, StoreError, io};
 use crate::auth::JobKey;
 
-const SETTINGS: Kind = Kind { mark: *b"PHXS", version: 1 };
-const NAME: &str = "settings";
+const SETTINGS: Kind = Kind { name: "settings", mark: *b"PHXS", version: 1 };
 
 /// Address, key and rules of a world.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -68,8 +67,8 @@ impl FileStore {
     /// # Errors
     /// When the file cannot be read, is damaged or missing, or others may read it.
     pub fn settings(&mut self) -> Result<Option<Settings>, SettingsError> {
-        let path = self.folder().join(NAME);
-        let Some(body) = self.read(NAME, SETTINGS)? else {
+        let path = self.path(SETTINGS);
+        let Some(body) = self.read(SETTINGS)? else {
             return match self.load()? {
                 Some(_) => Err(SettingsError::Missing(self.folder().to_owned())),
                 None => Ok(None),
@@ -88,7 +87,7 @@ impl FileStore {
     /// # Errors
     /// When they cannot be written; those before then still stand.
     pub fn save_settings(&mut self, settings: &Settings) -> Result<(), SettingsError> {
-        Ok(self.write(NAME, SETTINGS, &settings.to_frame())?)
+        Ok(self.write(SETTINGS, &settings.to_frame())?)
     }
 }
 
@@ -134,7 +133,7 @@ mod tests {
         let saved = settings();
         kept.0.save_settings(&saved).unwrap();
         assert_eq!(kept.0.settings().unwrap(), Some(saved));
-        let path = kept.0.folder().join(NAME);
+        let path = kept.0.path(SETTINGS);
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
         assert!(matches!(kept.0.settings(), Err(SettingsError::Exposed(_))));
@@ -144,7 +143,7 @@ mod tests {
     fn damaged_settings_and_decisions_without_any_are_refused() {
         let mut kept = Kept::new();
         kept.0.save_settings(&settings()).unwrap();
-        let path = kept.0.folder().join(NAME);
+        let path = kept.0.path(SETTINGS);
         let mut bytes = std::fs::read(&path).unwrap();
         let last = bytes.len() - 1;
         bytes[last] ^= 1;

@@ -11,16 +11,17 @@ use phalanx_core::wire::codec::Wire;
 use sha2::{Digest, Sha256};
 
 /// A record.
-const RECORD: Kind = Kind { mark: *b"PHXR", version: 2 };
+const RECORD: Kind = Kind { name: "record", mark: *b"PHXR", version: 2 };
 const DIGEST_BYTES: usize = 32;
 /// Mark, version, then the digest of what follows.
 const HEADER_BYTES: usize = 4 + 2 + DIGEST_BYTES;
 /// A record is a view and a decision; what is longer was not written by a coordinator.
 const RECORD_BYTES_MAX: u64 = 64 << 20;
 
-/// What a file of the store holds, and in which version.
+/// What a file of the store holds, its name, and in which version it is.
 #[derive(Clone, Copy)]
 pub(super) struct Kind {
+    pub(super) name: &'static str,
     pub(super) mark: [u8; 4],
     pub(super) version: u16,
 }
@@ -117,13 +118,13 @@ impl FileStore {
         &self.folder
     }
 
-    fn record_path(&self) -> PathBuf {
-        self.folder.join("record")
+    pub(super) fn path(&self, kind: Kind) -> PathBuf {
+        self.folder.join(kind.name)
     }
 
     /// The body of a file, checked; `None`: there is no such file.
-    pub(super) fn read(&self, name: &str, kind: Kind) -> Result<Option<Vec<u8>>, StoreError> {
-        let path = self.folder.join(name);
+    pub(super) fn read(&self, kind: Kind) -> Result<Option<Vec<u8>>, StoreError> {
+        let path = self.path(kind);
         let file = match File::open(&path) {
             Ok(file) => file,
             Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -135,8 +136,8 @@ impl FileStore {
     }
 
     /// Replaces a file, readable by its owner only, by one that is whole and durable on return.
-    pub(super) fn write(&self, name: &str, kind: Kind, body: &[u8]) -> Result<(), StoreError> {
-        let (path, fresh) = (self.folder.join(name), self.folder.join(format!("{name}.new")));
+    pub(super) fn write(&self, kind: Kind, body: &[u8]) -> Result<(), StoreError> {
+        let (path, fresh) = (self.path(kind), self.folder.join(format!("{}.new", kind.name)));
         let opened = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&fresh);
         let mut file = opened.map_err(|cause| io("create", &fresh, cause))?;
         // A leftover of that name keeps the mode it had.
@@ -153,13 +154,13 @@ impl FileStore {
 
 impl Store for FileStore {
     fn load(&mut self) -> Result<Option<Record>, StoreError> {
-        let Some(body) = self.read("record", RECORD)? else { return Ok(None) };
-        let foreign = |why: String| StoreError::Foreign { path: self.record_path(), why };
+        let Some(body) = self.read(RECORD)? else { return Ok(None) };
+        let foreign = |why: String| StoreError::Foreign { path: self.path(RECORD), why };
         Record::from_frame(&body).map(Some).map_err(|cause| foreign(cause.to_string()))
     }
 
     fn save(&mut self, record: &Record) -> Result<(), StoreError> {
-        self.write("record", RECORD, &record.to_frame())
+        self.write(RECORD, &record.to_frame())
     }
 }
 
@@ -236,7 +237,7 @@ mod tests {
         }));
         bad.push([good.as_slice(), b"x"].concat());
         for bytes in bad {
-            std::fs::write(store.record_path(), &bytes).unwrap();
+            std::fs::write(store.path(RECORD), &bytes).unwrap();
             let answer = store.load();
             assert!(matches!(answer, Err(StoreError::Foreign { .. })), "{} bytes: {answer:?}", bytes.len());
         }

@@ -44,7 +44,7 @@ impl News {
         match event {
             LauncherEvent::Told(ToLauncher::Seats { view }) => Some(Self::Seats(view)),
             LauncherEvent::Told(ToLauncher::Lost { loss }) => Some(Self::Lost(loss)),
-            LauncherEvent::Told(ToLauncher::Finished) => Some(Self::Finished),
+            LauncherEvent::Told(ToLauncher::Finished {}) => Some(Self::Finished),
             LauncherEvent::Told(ToLauncher::GivenUp { why }) => Some(Self::GivenUp(why)),
             LauncherEvent::Told(ToLauncher::BeatSeen { number }) => Some(Self::Answered(number)),
             // Only the first of each connection, and that one was taken when the ranks were started.

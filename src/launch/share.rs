@@ -124,7 +124,7 @@ fn world(told: &Receiver<LauncherEvent>, at: &str) -> Result<(Rules, View), Laun
             }
             Ok(LauncherEvent::Told(
                 ToLauncher::Lost { .. }
-                | ToLauncher::Finished
+                | ToLauncher::Finished {}
                 | ToLauncher::GivenUp { .. }
                 | ToLauncher::BeatSeen { .. },
             )) => {}

@@ -112,6 +112,8 @@ macro_rules! numbered {
 numbered!(Collective, Dtype, ReduceOp, Algorithm);
 
 /// Implements [`Wire`] for structs field by field, and for enums variant by variant with a leading number.
+#[doc(hidden)]
+#[macro_export]
 macro_rules! wire {
     (struct $name:ident { $($field:ident),* $(,)? }) => {
         impl $crate::wire::codec::Wire for $name {
@@ -146,7 +148,7 @@ macro_rules! wire {
         }
     };
 }
-pub(crate) use wire;
+pub use wire;
 
 wire!(struct OpId { comm, seq });
 wire!(struct Spec { collective, dtype, reduction, count, root, algorithm });
