@@ -62,6 +62,7 @@ fn seeds_that_failed_once_hold() {
         let scenario = match draw {
             "basic" => Scenario::basic(seed),
             "draw" => Scenario::draw(seed),
+            "early" => Scenario::early(seed),
             "with_breaks" => Scenario::with_breaks(seed),
             other => panic!("draw `{other}` in seeds.txt"),
         };

@@ -5,6 +5,7 @@
 
 pub mod caller;
 pub mod checkers;
+pub mod coverage;
 pub mod net;
 pub mod random;
 pub mod scenario;

@@ -5,12 +5,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use phalanx_core::ids::{Epoch, MemberId, Rank};
-use phalanx_core::units::LINK_SLOTS;
 use phalanx_core::view::View;
 use phalanx_core::wire::Header;
 
 use super::random::{Random, mix};
-use super::scenario::SlowLinks;
+use super::scenario::{Scenario, SlowLinks};
 use crate::device::{Block, Span};
 use crate::transport::{Arrival, LinkEvent, Peer, Transport};
 
@@ -36,6 +35,12 @@ pub struct Net {
     delay_us_max: u64,
     slow: SlowLinks,
     slow_seed: u64,
+    is_one_sided: bool,
+    slots: usize,
+    /// What goes from one to the other stays under way until then.
+    held: BTreeMap<(MemberId, MemberId), u64>,
+    /// New connections break until then too.
+    down: BTreeMap<(MemberId, MemberId), u64>,
     now_us: u64,
     /// Members whose next turn should come at a time, because something arrives then.
     wakes: Vec<(u64, MemberId)>,
@@ -49,13 +54,17 @@ pub type SharedNet = Rc<RefCell<Net>>;
 impl Net {
     /// No links yet.
     #[must_use]
-    pub fn new(seed: u64, delay_us_max: u64, slow: SlowLinks) -> SharedNet {
+    pub fn new(seed: u64, scenario: &Scenario) -> SharedNet {
         Rc::new(RefCell::new(Self {
             links: BTreeMap::new(),
             random: Random::new(seed),
-            delay_us_max,
-            slow,
+            delay_us_max: scenario.delay_us_max,
+            slow: scenario.slow_links,
             slow_seed: seed,
+            is_one_sided: scenario.is_one_sided,
+            slots: scenario.link_slots,
+            held: BTreeMap::new(),
+            down: BTreeMap::new(),
             now_us: 0,
             wakes: Vec::new(),
             faults: BTreeMap::new(),
@@ -84,21 +93,55 @@ impl Net {
     }
 
     /// The links between two ranks break in both directions: what was in flight is lost from a random message on, both
-    /// see it, sooner or later. What is sent then goes over a new connection.
-    pub fn break_links(&mut self, view: &View, one: Rank, two: Rank) {
-        let (Some(one), Some(two)) = (view.occupant(one), view.occupant(two)) else { return };
+    /// see it, sooner or later. What is sent then goes over a new connection. False: they had none.
+    pub fn break_links(&mut self, view: &View, one: Rank, two: Rank) -> bool {
+        let (Some(one), Some(two)) = (view.occupant(one), view.occupant(two)) else { return false };
+        let mut is_hit = false;
         for (from, to) in [(one, two), (two, one)] {
             let Some(link) = self.links.get_mut(&(from, to)).filter(|link| !link.cut) else { continue };
+            is_hit = true;
             let keep = self.random.below(link.queue.len() as u64 + 1) as usize;
             link.queue.truncate(keep);
-            for (at, other) in [(from, to), (to, from)] {
-                let when = self.now_us + self.random.below(2_000);
-                let event = LinkEvent::Fault { member: other, cause: "connection reset".to_owned() };
-                self.faults.entry(at).or_default().push((when, event));
-                self.wakes.push((when, at));
-                self.wakes.push((self.now_us, at)); // There is room again.
-            }
+            self.tell_broken((from, to));
         }
+        is_hit
+    }
+
+    /// Both ends see, sooner or later, that their connection broke.
+    fn tell_broken(&mut self, (from, to): (MemberId, MemberId)) {
+        for (at, other) in [(from, to), (to, from)] {
+            let when = self.now_us + self.random.below(2_000);
+            let event = LinkEvent::Fault { member: other, cause: "connection reset".to_owned() };
+            self.faults.entry(at).or_default().push((when, event));
+            self.wakes.push((when, at));
+            self.wakes.push((self.now_us, at)); // There is room again.
+        }
+    }
+
+    /// `at` takes its link with `other` for broken, without a reason.
+    pub fn suspect(&mut self, at: MemberId, other: MemberId) {
+        let event = LinkEvent::Fault { member: other, cause: "no answer".to_owned() };
+        self.faults.entry(at).or_default().push((self.now_us, event));
+        self.wakes.push((self.now_us, at));
+    }
+
+    /// Every connection between two members breaks until then.
+    pub fn take_down(&mut self, one: MemberId, two: MemberId, until_us: u64) {
+        self.down.insert((one, two), until_us);
+        self.down.insert((two, one), until_us);
+    }
+
+    /// What one sends to the other stays under way until then.
+    pub fn hold(&mut self, from: MemberId, to: MemberId, until_us: u64) {
+        let until = self.held.entry((from, to)).or_default();
+        *until = until_us.max(*until);
+        let (until, now) = (*until, self.now_us);
+        let Some(link) = self.links.get_mut(&(from, to)) else { return };
+        for message in link.queue.iter_mut().filter(|m| m.arrives_us > now) {
+            message.arrives_us = message.arrives_us.max(until);
+            link.last_arrival_us = link.last_arrival_us.max(until);
+        }
+        self.wakes.push((until, to));
     }
 
     /// What lies on the links and is not taken, for the report of a run that hangs.
@@ -121,8 +164,11 @@ impl Net {
         let mut peers = BTreeSet::new();
         for ((from, to), link) in &mut self.links {
             if *from == dead {
-                let keep = self.random.below(link.queue.len() as u64 + 1) as usize;
-                link.queue.truncate(keep);
+                // What was written into another's memory is there, or gets there without the writer.
+                if !self.is_one_sided {
+                    let keep = self.random.below(link.queue.len() as u64 + 1) as usize;
+                    link.queue.truncate(keep);
+                }
                 peers.insert(*to);
             } else if *to == dead {
                 link.queue.clear();
@@ -139,6 +185,11 @@ impl Net {
             self.wakes.push((at, peer));
         }
     }
+}
+
+/// A slot that is shut out: whoever read it now would see that it is not theirs.
+fn scribble(mut slot: Block) {
+    slot.span().write(&vec![0xEE; slot.bytes()]);
 }
 
 /// One member's view of the net.
@@ -176,15 +227,15 @@ impl Transport for SimTransport {
     fn open(&mut self, epoch: Epoch, peers: &[Peer]) {
         self.epoch = epoch;
         self.peers = peers.iter().map(|p| p.member).collect();
-        self.heads.clear();
-        self.staged.clear();
+        std::mem::take(&mut self.heads).into_values().for_each(|(_, slot)| scribble(slot));
+        std::mem::take(&mut self.staged).into_values().for_each(|(_, slot)| scribble(slot));
     }
 
     fn revoke(&mut self, dead: &[MemberId]) {
         for member in dead {
             self.revoked.insert(*member);
-            self.heads.remove(member);
-            self.staged.remove(member);
+            self.heads.remove(member).into_iter().for_each(|(_, slot)| scribble(slot));
+            self.staged.remove(member).into_iter().for_each(|(_, slot)| scribble(slot));
         }
     }
 
@@ -235,8 +286,9 @@ impl Transport for SimTransport {
             return None;
         }
         let mut net = self.net.borrow_mut();
+        let slots = net.slots;
         let link = net.links.entry((self.me, to)).or_default();
-        if link.queue.len() >= LINK_SLOTS || link.cut {
+        if link.queue.len() >= slots || link.cut {
             return None;
         }
         let staged = self.staged.entry(to).or_insert_with(|| (payload_bytes, Block::zeroed(payload_bytes)));
@@ -252,8 +304,13 @@ impl Transport for SimTransport {
         let max = net.longest_delay_us(self.me, to);
         let delay = net.random.below(max + 1);
         let now = net.now_us;
+        if net.down.get(&(self.me, to)).is_some_and(|until| now < *until) {
+            net.tell_broken((self.me, to));
+            return;
+        }
+        let held_until = net.held.get(&(self.me, to)).copied().unwrap_or(0);
         let link = net.links.entry((self.me, to)).or_default();
-        let arrives_us = (now + delay).max(link.last_arrival_us);
+        let arrives_us = (now + delay).max(held_until).max(link.last_arrival_us);
         link.last_arrival_us = arrives_us;
         link.queue.push_back(Message { arrives_us, header: *header, payload });
         net.wakes.push((arrives_us, to));

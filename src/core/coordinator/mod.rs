@@ -63,9 +63,12 @@ pub enum WorldEvent {
 /// Why a member is out whose loss only an earlier coordinator saw.
 const BEFORE_THE_RESTART: &str = "lost its seat before the coordinator was started again";
 
+/// Where a coordinator stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Phase {
+pub enum Phase {
+    /// Seats are being taken for the first time.
     Forming,
+    /// No fence is open.
     Steady,
     /// The fence is being written to the store.
     Declaring,
@@ -73,10 +76,12 @@ enum Phase {
     Fencing,
     /// All have answered, but a seat has no taker yet.
     Vacant {
+        /// Since when.
         since_ms: u64,
     },
     /// The decision is being written.
     Deciding,
+    /// The run is over.
     Finished,
 }
 
@@ -176,6 +181,12 @@ impl Coordinator {
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.epoch
+    }
+
+    /// Where it stands.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.phase
     }
 
     /// Whether every op has gone on since the last loss: no fence is open.

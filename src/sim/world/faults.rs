@@ -1,13 +1,21 @@
 //! What goes wrong in a run: faults at a time, after what a member did, at a moment of a recovery.
 
+use std::collections::BTreeSet;
+
+use phalanx_core::coordinator::Phase::Forming;
 use phalanx_core::coordinator::{Coordinator, WorldEvent};
 use phalanx_core::engine::{Engine, Op};
 use phalanx_core::ids::{MemberId, Rank};
+use phalanx_core::spec::Collective;
 use phalanx_core::view::View;
 use phalanx_core::wire::message::Milestone;
 
 use super::{Event, World};
+use crate::sim::coverage::{Cell, Phase};
 use crate::sim::scenario::{Fault, Moment, Trap, When};
+
+/// How long it takes until a rank that is lost before the world formed is started again.
+pub(super) const REFILL_US: u64 = 20_000;
 
 impl World {
     /// Traps that what `member` did in its turn springs.
@@ -74,67 +82,141 @@ impl World {
 
     pub(super) fn strike(&mut self, fault: Fault) {
         self.say(|| format!("!! {fault:?}"));
-        let view = self.seats_now();
-        match fault {
-            Fault::KillRank(rank) => {
-                if let Some(member) = view.occupant(Rank(rank)) {
-                    self.kill(member);
-                }
-            }
-            Fault::KillHolder => {
-                if let Some(member) = self.lowest_holder(&view) {
-                    self.kill(member);
-                }
-            }
-            Fault::KillRun(first, count) => {
-                let n = self.scenario.rules.world_size;
-                let run = (0..count.min(n)).filter_map(|i| view.occupant(Rank((first + i) % n)));
-                for member in run.collect::<Vec<_>>() {
-                    self.kill(member);
-                }
-            }
-            Fault::KillSpare(index) => {
-                let spare = self.coordinator.as_ref().and_then(|c| c.spares().get(index as usize).copied());
-                if let Some(member) = spare {
-                    self.kill(member);
-                }
-            }
-            Fault::KillHost(host) => {
-                let lost: Vec<MemberId> = view
-                    .members
-                    .iter()
-                    .filter(|i| i.host == u64::from(host) && view.rank_of(i.member).is_some())
-                    .map(|i| i.member)
-                    .collect();
-                for member in lost {
-                    self.kill(member);
-                }
-            }
-            Fault::Stop(rank) => {
-                if let Some(member) = view.occupant(Rank(rank)) {
-                    if let Some(m) = self.members.get_mut(&member) {
-                        m.stopped = true;
-                    }
-                    let at = self.now_us + 1000 * self.random.between(20, 400);
-                    self.at(at, Event::Wake(member));
-                }
-            }
-            Fault::Cut(rank) => {
-                let Some(member) = view.occupant(Rank(rank)) else { return };
-                if let Some(m) = self.members.get_mut(&member).filter(|m| m.alive && !m.is_cut()) {
-                    m.connection += 1;
-                    let at = self.now_us + 1000 * self.random.between(1, 400);
-                    self.at(at, Event::Reconnect(member));
-                }
-            }
-            Fault::BreakLink(one, two) => self.net.borrow_mut().break_links(&view, Rank(one), Rank(two)),
-            Fault::RestartCoordinator => {
-                if self.coordinator.take().is_some() {
-                    let at = self.now_us + self.random.between(100, 60_000);
-                    self.at(at, Event::CoordinatorBack);
-                }
+        let phase = self.phase();
+        let ops = self.ops_in_flight();
+        if self.is_hit_by(fault) {
+            self.count_strike(fault, phase, &ops);
+            self.trouble_until(self.now_us);
+            if phase == Phase::Forming && self.scenario.is_swarm {
+                self.at(self.now_us + REFILL_US, Event::Refill);
             }
         }
+    }
+
+    /// Makes the fault happen. False: there was nothing for it to strike, or it waits for the next write.
+    fn is_hit_by(&mut self, fault: Fault) -> bool {
+        let view = self.seats_now();
+        let seat = |rank: u32| view.occupant(Rank(rank));
+        match fault {
+            Fault::KillRank(rank) => seat(rank).is_some_and(|member| self.kill(member)),
+            Fault::KillHolder => self.lowest_holder(&view).is_some_and(|member| self.kill(member)),
+            Fault::KillNewcomer => self.lowest_newcomer(&view).is_some_and(|member| self.kill(member)),
+            Fault::KillRun(first, count) => {
+                let n = self.scenario.rules.world_size;
+                let run: Vec<_> = (0..count.min(n)).filter_map(|i| seat((first + i) % n)).collect();
+                run.into_iter().filter(|member| self.kill(*member)).count() > 0
+            }
+            Fault::KillSpare(index) => {
+                let spares = self.coordinator.as_ref().map_or(&[][..], Coordinator::spares);
+                spares.get(index as usize).copied().is_some_and(|member| self.kill(member))
+            }
+            Fault::KillHost(host) => {
+                let lost = self.members_of(u64::from(host), &view);
+                lost.into_iter().filter(|member| self.kill(*member)).count() > 0
+            }
+            Fault::Stop(rank) => seat(rank).is_some_and(|member| self.stop(member)),
+            Fault::Slow(rank, ms) => seat(rank).is_some_and(|member| self.slow_down(member, ms)),
+            Fault::Cut(rank) => seat(rank).is_some_and(|member| self.cut(member)),
+            Fault::Mute(rank, ms) => seat(rank).is_some_and(|member| self.hold_control(member, ms, (true, false))),
+            Fault::Deaf(rank, ms) => seat(rank).is_some_and(|member| self.hold_control(member, ms, (false, true))),
+            Fault::BreakLink(one, two) => self.net.borrow_mut().break_links(&view, Rank(one), Rank(two)),
+            Fault::Flap(one, two) => self.flap(&view, one, two),
+            Fault::LinkDown(..) | Fault::OneWay(..) | Fault::Suspect(..) => self.disturb_link(fault, &view),
+            Fault::Partition(first, count, ms) => self.split_off(&view, (first, count), ms),
+            Fault::RestartCoordinator => self.end_coordinator(),
+            Fault::LoseCoordinator => self.end_coordinator_for_good(),
+            Fault::SlowStore(ms) => {
+                self.store_takes_ms = Some(ms);
+                false
+            }
+            Fault::RefusingStore(is_made) => {
+                self.store_refuses = Some(is_made);
+                false
+            }
+        }
+    }
+
+    /// Counts a strike that was made at a write.
+    pub(super) fn hit(&mut self, fault: Fault, phase: Phase) {
+        let ops = self.ops_in_flight();
+        self.count_strike(fault, phase, &ops);
+        self.trouble_until(self.now_us);
+        if phase == Phase::Forming {
+            self.at(self.now_us + REFILL_US, Event::Refill);
+        }
+    }
+
+    fn count_strike(&mut self, fault: Fault, phase: Phase, ops: &BTreeSet<Collective>) {
+        let (policy, fault) = (self.scenario.rules.policy, fault.kind());
+        self.strikes += 1;
+        if ops.is_empty() {
+            self.coverage.push(Cell { policy, phase, fault, op: None });
+        }
+        self.coverage.extend(ops.iter().map(|op| Cell { policy, phase, fault, op: Some(*op) }));
+    }
+
+    /// Kinds of op that some live rank has called and some live rank has not got.
+    fn ops_in_flight(&self) -> BTreeSet<Collective> {
+        let engines = || self.members.values().filter(|m| m.alive).map(|m| &m.executor.engine);
+        let open = engines().flat_map(|e| e.op_ids().filter_map(|id| e.op(id)));
+        open.filter(|o| o.posted && !o.done && o.failed.is_none()).map(|o| o.spec.collective).collect()
+    }
+
+    /// Faults meant for where the world stands now.
+    pub(super) fn spring_aims(&mut self) {
+        let Some(aim) = self.scenario.aims.first().copied() else { return };
+        if self.phase() != aim.phase {
+            return;
+        }
+        let ops = self.ops_in_flight();
+        if !aim.op.map_or(ops.is_empty(), |op| ops.contains(&op)) {
+            return;
+        }
+        if let Some(aim) = self.scenario.aims.first_mut().filter(|aim| aim.skip > 0) {
+            aim.skip -= 1;
+            return;
+        }
+        self.scenario.aims.remove(0);
+        self.strike(aim.fault);
+    }
+
+    /// From here on nothing is known to go wrong.
+    pub(super) fn trouble_until(&mut self, time_us: u64) {
+        self.trouble_us = self.trouble_us.max(time_us);
+    }
+
+    /// A rank that was lost before the world formed is started again, as whoever starts ranks does.
+    pub(super) fn refill(&mut self) {
+        let forms = self.coordinator.as_ref().is_none_or(|c| c.phase() == Forming);
+        if !forms || self.is_leaderless_for_good {
+            return;
+        }
+        let ranks = (0..self.scenario.rules.world_size).map(Rank);
+        let waits = |rank: &Rank| self.members.values().any(|m| m.alive && !m.caller.gone && m.wants == Some(*rank));
+        for rank in ranks.filter(|rank| !waits(rank)).collect::<Vec<_>>() {
+            self.add_member(Some(rank));
+        }
+        self.at(self.now_us + REFILL_US, Event::Refill);
+    }
+
+    /// All who sit on a host; in the swarm its spares too.
+    fn members_of(&self, host: u64, view: &View) -> Vec<MemberId> {
+        if self.scenario.is_swarm {
+            let on = self.members.iter().filter(|(_, m)| m.alive && m.host == host);
+            return on.map(|(member, _)| *member).collect();
+        }
+        let on = view.members.iter().filter(|i| i.host == host && view.rank_of(i.member).is_some());
+        on.map(|i| i.member).collect()
+    }
+
+    fn lowest_newcomer(&self, view: &View) -> Option<MemberId> {
+        let is_new = |m: &MemberId| {
+            self.members.get(m).is_some_and(|m| {
+                let engine = &m.executor.engine;
+                m.alive && (engine.is_newcomer() || engine.rank().is_none())
+            })
+        };
+        view.seats.iter().flatten().copied().filter(|_| view.epoch.0 > 1).find(is_new)
     }
 
     /// The live occupant of the lowest rank that has a chunk of an op which another live one wants and has not.
@@ -172,29 +254,13 @@ impl World {
         self.wake(member, self.now_us);
     }
 
-    fn kill(&mut self, member: MemberId) {
-        let Some(m) = self.members.get_mut(&member).filter(|m| m.alive) else { return };
+    /// False: it was dead already.
+    fn kill(&mut self, member: MemberId) -> bool {
+        let Some(m) = self.members.get_mut(&member).filter(|m| m.alive) else { return false };
         m.alive = false;
         self.net.borrow_mut().kill(member);
         let at = self.now_us + self.random.below(2_000);
         self.at(at, Event::Exit(member));
-    }
-
-    pub(super) fn restart_coordinator(&mut self) {
-        let now = self.now_us / 1000;
-        if self.store.is_none() {
-            // It had written nothing: the world forms afresh from whoever comes.
-            self.coordinator = Some(Coordinator::new(self.scenario.rules.clone(), None, now));
-        } else {
-            self.coordinator = Some(Coordinator::new(self.scenario.rules.clone(), self.store.clone(), now));
-        }
-        self.coordinator_due = u64::MAX;
-        let alive: Vec<MemberId> = self.members.iter().filter(|(_, m)| m.alive).map(|(id, _)| *id).collect();
-        for member in alive {
-            if let Some(m) = self.members.get_mut(&member) {
-                m.executor.engine.handle_connected();
-            }
-            self.wake(member, self.now_us);
-        }
+        true
     }
 }
