@@ -52,6 +52,9 @@ pub struct Caller {
     results: BTreeMap<usize, u64>,
     /// Ops called before the first step.
     prelude: usize,
+    /// What it calls in a step and from which seat.
+    program: Vec<(usize, PlannedOp)>,
+    program_of: Option<(u64, Rank)>,
     /// Results got so far.
     pub completed: u32,
     /// How it ended, if not by finishing.
@@ -83,6 +86,8 @@ impl Caller {
             open: BTreeMap::new(),
             results: BTreeMap::new(),
             prelude: 0,
+            program: Vec::new(),
+            program_of: None,
             completed: 0,
             error: None,
             gone: false,
@@ -162,7 +167,25 @@ impl Caller {
         now_ms: u64,
     ) -> bool {
         let Some(rank) = x.engine.rank() else { return false };
-        let ops = s.program(self.step, rank);
+        if self.program_of != Some((self.step, rank)) {
+            (self.program_of, self.program) = (Some((self.step, rank)), s.program(self.step, rank));
+        }
+        let ops = std::mem::take(&mut self.program);
+        let moved = self.call_next(&ops, index, x, s, checks, now_ms);
+        self.program = ops;
+        moved
+    }
+
+    fn call_next(
+        &mut self,
+        ops: &[(usize, PlannedOp)],
+        index: usize,
+        x: &mut Executor<SimTransport>,
+        s: &Scenario,
+        checks: &mut Checkers,
+        now_ms: u64,
+    ) -> bool {
+        let Some(rank) = x.engine.rank() else { return false };
         let waiting = self.open.values().any(|o| !o.over);
         if waiting && (!s.asynchronous || index == ops.len() || self.waits_for_one(&ops[..index], s, rank)) {
             return false;

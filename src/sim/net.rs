@@ -151,8 +151,12 @@ impl Net {
             let head = link.queue.front()?.header;
             let rest = link.queue.len() - 1;
             Some(format!(
-                "{from} -> {to}: {:?} {} of {} a{}, {rest} behind",
-                head.kind, head.chunk, head.op, head.attempt.0
+                "{from} -> {to}: {:?} {} of {} a{}, from {} us on, {rest} behind",
+                head.kind,
+                head.chunk,
+                head.op,
+                head.attempt.0,
+                link.queue.front()?.arrives_us
             ))
         });
         heads.collect()

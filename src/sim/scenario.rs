@@ -89,6 +89,8 @@ pub struct Scenario {
     pub drift_ppm_max: u64,
     /// Spares sit on the hosts of ranks, not on their own.
     pub shares_hosts: bool,
+    /// Ops drawn so far.
+    drawn: program::Drawn,
 }
 
 impl Scenario {

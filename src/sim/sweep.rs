@@ -32,7 +32,8 @@ pub struct Sweep {
 /// A panic anywhere in the run is a violation too. True: the two runs were compared.
 #[must_use]
 pub fn check(scenario: &Scenario, explain: bool) -> (Outcome, bool) {
-    let caught = std::panic::catch_unwind(|| {
+    // A run that panicked is not looked at again, but for its seed.
+    let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         let mut outcome = run(scenario, explain);
         let quiet = outcome.losses == 0 || outcome.shrunk || !outcome.violations.is_empty();
         if quiet || scenario.rules.policy != Policy::Replace || !scenario.seed.is_multiple_of(4) {
@@ -47,7 +48,7 @@ pub fn check(scenario: &Scenario, explain: bool) -> (Outcome, bool) {
                 .push(format!("P1 exact: {op} at {rank} has other bits than without the faults"));
         }
         (outcome, true)
-    });
+    }));
     caught.unwrap_or_else(|cause| {
         let text = cause.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| cause.downcast_ref::<&str>().copied()).unwrap_or("no text");

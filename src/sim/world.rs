@@ -235,6 +235,12 @@ impl World {
                 }
                 if self.coordinator.is_some() {
                     self.trace = fnv1a(self.trace.to_le_bytes().into_iter().chain(message.to_frame()));
+                    if self.lines.is_some() && matches!(*message, Upward::Expired { .. }) {
+                        let waits: Vec<String> =
+                            self.members.values().map(|m| m.executor.engine.waits_for()).collect();
+                        let untaken = self.net.borrow().untaken();
+                        self.say(|| format!("stuck: {waits:#?} {untaken:#?}"));
+                    }
                     if self.lines.is_some() && !matches!(*message, Upward::Beat { .. }) {
                         let text = format!("{from} -> coordinator {message:?}");
                         self.say(|| text);

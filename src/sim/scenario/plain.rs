@@ -129,6 +129,7 @@ impl Scenario {
             link_slots: LINK_SLOTS,
             drift_ppm_max: 0,
             shares_hosts: false,
+            drawn: super::program::Drawn::default(),
         }
     }
 }

@@ -1,5 +1,9 @@
 //! What the ranks call: communicators, steps, ops.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
 use phalanx_core::engine::Retention;
 use phalanx_core::ids::{CommId, Rank};
 use phalanx_core::plan;
@@ -11,6 +15,25 @@ use crate::sim::random::{Random, mix};
 
 /// The second communicator.
 pub const SECOND: CommId = CommId(1);
+
+/// So many elements one op of the swarm has at most, over all ranks.
+const ELEMENTS_MAX: u64 = 900;
+
+/// Ops that were drawn, by step. A copy of a scenario may be changed: it draws anew.
+#[derive(Default)]
+pub struct Drawn(RefCell<BTreeMap<u64, Rc<[PlannedOp]>>>);
+
+impl Clone for Drawn {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl std::fmt::Debug for Drawn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("..")
+    }
+}
 
 fn is_tree(algorithm: &Algorithm) -> bool {
     matches!(algorithm, Algorithm::Binomial | Algorithm::Kary)
@@ -44,7 +67,7 @@ impl Scenario {
     /// does not wait for each op.
     #[must_use]
     pub fn program(&self, step: u64, rank: Rank) -> Vec<(usize, PlannedOp)> {
-        let ops: Vec<(usize, PlannedOp)> = self.ops(step).into_iter().enumerate().collect();
+        let ops: Vec<(usize, PlannedOp)> = self.ops(step).iter().copied().enumerate().collect();
         let (second, first): (Vec<_>, Vec<_>) = ops.iter().copied().partition(|(_, o)| o.comm == SECOND);
         let second = if self.split.contains(&rank) { second } else { Vec::new() };
         if !self.asynchronous {
@@ -70,7 +93,11 @@ impl Scenario {
 
     /// Ops of a step.
     #[must_use]
-    pub fn ops(&self, step: u64) -> Vec<PlannedOp> {
+    pub fn ops(&self, step: u64) -> Rc<[PlannedOp]> {
+        Rc::clone(self.drawn.0.borrow_mut().entry(step).or_insert_with(|| self.draw_ops(step).into()))
+    }
+
+    fn draw_ops(&self, step: u64) -> Vec<PlannedOp> {
         let mut ops = self.world_ops(step);
         let mut r = Random::new(mix(&[self.seed, 3, step]));
         for op in &mut ops {
@@ -103,6 +130,7 @@ impl Scenario {
                 let count = r.pick(&[0u64, 1, 3, 17, 64, 200, 900]);
                 let count = if count > 200 && !r.chance(20) { 33 } else { count };
                 let count = count.max(self.count_min);
+                let count = if self.is_swarm { count.min(self.count_max(collective)) } else { count };
                 let mut able: Vec<Algorithm> = Algorithm::ALL
                     .iter()
                     .copied()
@@ -128,6 +156,20 @@ impl Scenario {
                 PlannedOp { comm: phalanx_core::engine::WORLD, spec, in_place, retention }
             })
             .collect()
+    }
+
+    /// A large world is there for its ranks, not for its bytes.
+    fn count_max(&self, collective: Collective) -> u64 {
+        let n = u64::from(self.rules.world_size);
+        match collective {
+            Collective::AllGather | Collective::ReduceScatter => ELEMENTS_MAX / n,
+            Collective::AllReduce
+            | Collective::Broadcast
+            | Collective::Reduce
+            | Collective::Barrier
+            | Collective::Commit
+            | Collective::State => ELEMENTS_MAX * 4 / n.max(4),
+        }
     }
 
     fn kind(&self, r: &mut Random) -> Collective {

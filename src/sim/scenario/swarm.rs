@@ -65,7 +65,7 @@ impl Scenario {
             }
         }
         self.is_one_sided = r.chance(50);
-        self.link_slots = r.pick(&[1, 2, LINK_SLOTS, LINK_SLOTS]);
+        self.link_slots = r.pick(&[LINK_SLOTS, LINK_SLOTS, 2 * LINK_SLOTS, 64]);
         self.pause_at = r.pick(&[None, None, Some(LINK_SLOTS), Some(LINK_SLOTS + 2)]);
         let (percent, factor) = r.pick(&[(0u64, 1u64), (0, 1), (20, 10), (40, 30)]);
         self.slow_links = SlowLinks { percent, factor };

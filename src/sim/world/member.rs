@@ -1,5 +1,7 @@
 //! One process of a run: its engine, its program, its clock.
 
+use std::collections::BTreeSet;
+
 use phalanx_core::engine::Engine;
 use phalanx_core::ids::{DomainId, MemberId, Rank};
 use phalanx_core::policy::Policy;
@@ -30,6 +32,9 @@ pub(super) struct Member {
     pub(super) slow_until_us: u64,
     /// Earliest turn that is queued.
     pub(super) turn_us: u64,
+    /// Turns that are queued, in the swarm. In the earlier draws a member forgets a turn that is behind another one,
+    /// and sleeps until its next beat: kept, because seeds are kept that depend on it.
+    pub(super) turns: BTreeSet<u64>,
     pub(super) up_us: u64,
     pub(super) down_us: u64,
     /// The number of its control connection; odd: it was cut. What was under way on an older one is lost.
@@ -82,6 +87,7 @@ impl World {
             stopped: false,
             slow_until_us: 0,
             turn_us: u64::MAX,
+            turns: BTreeSet::new(),
             up_us: 0,
             down_us: 0,
             connection: 0,
@@ -97,8 +103,9 @@ impl World {
         let time_us = time_us.max(self.now_us);
         let Some(m) = self.members.get_mut(&member).filter(|m| m.alive) else { return };
         let time_us = time_us + if time_us < m.slow_until_us { SLOW_US } else { 0 };
-        if time_us < m.turn_us {
-            m.turn_us = time_us;
+        let is_new = if self.scenario.is_swarm { m.turns.insert(time_us) } else { time_us < m.turn_us };
+        if is_new {
+            m.turn_us = m.turn_us.min(time_us);
             self.at(time_us, Event::Turn(member));
         }
     }
@@ -137,7 +144,8 @@ impl World {
         if m.turn_us > now_us || !m.alive {
             return;
         }
-        m.turn_us = u64::MAX;
+        m.turns.remove(&now_us);
+        m.turn_us = m.turns.first().copied().unwrap_or(u64::MAX);
         if m.stopped {
             return;
         }
