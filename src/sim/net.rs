@@ -27,10 +27,52 @@ struct Link {
     cut: bool,
 }
 
+/// Links by sender and receiver. Members are numbered from 1 on.
+#[derive(Debug, Default)]
+struct Links(Vec<Vec<Option<Link>>>);
+
+impl Links {
+    fn get_mut(&mut self, from: MemberId, to: MemberId) -> Option<&mut Link> {
+        self.0.get_mut(from.0 as usize)?.get_mut(to.0 as usize)?.as_mut()
+    }
+
+    fn open(&mut self, from: MemberId, to: MemberId) -> &mut Link {
+        let (from, to) = (from.0 as usize, to.0 as usize);
+        if self.0.len() <= from {
+            self.0.resize_with(from + 1, Vec::new);
+        }
+        let row = &mut self.0[from];
+        if row.len() <= to {
+            row.resize_with(to + 1, || None);
+        }
+        row[to].get_or_insert_with(Link::default)
+    }
+
+    fn iter_mut(&mut self) -> impl Iterator<Item = (MemberId, MemberId, &mut Link)> {
+        let rows = self.0.iter_mut().enumerate();
+        rows.flat_map(|(from, row)| {
+            let links = row.iter_mut().enumerate();
+            links.filter_map(move |(to, link)| {
+                Some((MemberId(from as u64), MemberId(to as u64), link.as_mut()?))
+            })
+        })
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (MemberId, MemberId, &Link)> {
+        let rows = self.0.iter().enumerate();
+        rows.flat_map(|(from, row)| {
+            let links = row.iter().enumerate();
+            links.filter_map(move |(to, link)| {
+                Some((MemberId(from as u64), MemberId(to as u64), link.as_ref()?))
+            })
+        })
+    }
+}
+
 /// All links of a world.
 #[derive(Debug)]
 pub struct Net {
-    links: BTreeMap<(MemberId, MemberId), Link>,
+    links: Links,
     random: Random,
     delay_us_max: u64,
     slow: SlowLinks,
@@ -56,7 +98,7 @@ impl Net {
     #[must_use]
     pub fn new(seed: u64, scenario: &Scenario) -> SharedNet {
         Rc::new(RefCell::new(Self {
-            links: BTreeMap::new(),
+            links: Links::default(),
             random: Random::new(seed),
             delay_us_max: scenario.delay_us_max,
             slow: scenario.slow_links,
@@ -98,7 +140,7 @@ impl Net {
         let (Some(one), Some(two)) = (view.occupant(one), view.occupant(two)) else { return false };
         let mut is_hit = false;
         for (from, to) in [(one, two), (two, one)] {
-            let Some(link) = self.links.get_mut(&(from, to)).filter(|link| !link.cut) else { continue };
+            let Some(link) = self.links.get_mut(from, to).filter(|link| !link.cut) else { continue };
             is_hit = true;
             let keep = self.random.below(link.queue.len() as u64 + 1) as usize;
             link.queue.truncate(keep);
@@ -136,7 +178,7 @@ impl Net {
         let until = self.held.entry((from, to)).or_default();
         *until = until_us.max(*until);
         let (until, now) = (*until, self.now_us);
-        let Some(link) = self.links.get_mut(&(from, to)) else { return };
+        let Some(link) = self.links.get_mut(from, to) else { return };
         for message in link.queue.iter_mut().filter(|m| m.arrives_us > now) {
             message.arrives_us = message.arrives_us.max(until);
             link.last_arrival_us = link.last_arrival_us.max(until);
@@ -147,7 +189,7 @@ impl Net {
     /// What lies on the links and is not taken, for the report of a run that hangs.
     #[must_use]
     pub fn untaken(&self) -> Vec<String> {
-        let heads = self.links.iter().filter_map(|((from, to), link)| {
+        let heads = self.links.iter().filter_map(|(from, to, link)| {
             let head = link.queue.front()?.header;
             let rest = link.queue.len() - 1;
             Some(format!(
@@ -166,19 +208,19 @@ impl Net {
     /// connection break.
     pub fn kill(&mut self, dead: MemberId) {
         let mut peers = BTreeSet::new();
-        for ((from, to), link) in &mut self.links {
-            if *from == dead {
+        for (from, to, link) in self.links.iter_mut() {
+            if from == dead {
                 // What was written into another's memory is there, or gets there without the writer.
                 if !self.is_one_sided {
                     let keep = self.random.below(link.queue.len() as u64 + 1) as usize;
                     link.queue.truncate(keep);
                 }
-                peers.insert(*to);
-            } else if *to == dead {
+                peers.insert(to);
+            } else if to == dead {
                 link.queue.clear();
-                peers.insert(*from);
+                peers.insert(from);
             }
-            if *from == dead || *to == dead {
+            if from == dead || to == dead {
                 link.cut = true;
             }
         }
@@ -251,7 +293,7 @@ impl Transport for SimTransport {
             let mut net = self.net.borrow_mut();
             let now = net.now_us;
             let Net { links, wakes, .. } = &mut *net;
-            let link = links.get_mut(&(from, self.me))?;
+            let link = links.get_mut(from, self.me)?;
             loop {
                 let first = link.queue.front().filter(|m| m.arrives_us <= now)?;
                 if first.header.epoch < self.epoch && !phalanx_core::planted!(IgnoreEpoch) {
@@ -291,7 +333,7 @@ impl Transport for SimTransport {
         }
         let mut net = self.net.borrow_mut();
         let slots = net.slots;
-        let link = net.links.entry((self.me, to)).or_default();
+        let link = net.links.open(self.me, to);
         if link.queue.len() >= slots || link.cut {
             return None;
         }
@@ -313,7 +355,7 @@ impl Transport for SimTransport {
             return;
         }
         let held_until = net.held.get(&(self.me, to)).copied().unwrap_or(0);
-        let link = net.links.entry((self.me, to)).or_default();
+        let link = net.links.open(self.me, to);
         let arrives_us = (now + delay).max(held_until).max(link.last_arrival_us);
         link.last_arrival_us = arrives_us;
         link.queue.push_back(Message { arrives_us, header: *header, payload });

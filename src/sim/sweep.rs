@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use super::coverage::Coverage;
 use super::{Outcome, Scenario, run};
 use phalanx_core::policy::Policy;
 
@@ -26,6 +27,12 @@ pub struct Sweep {
     pub recoveries: u64,
     /// Runs compared bit for bit with the run of the same calls without a fault.
     pub compared: u64,
+    /// Ranks over all runs.
+    pub ranks: u64,
+    /// Faults that struck something.
+    pub strikes: u64,
+    /// What they struck.
+    pub coverage: Coverage,
 }
 
 /// Runs a scenario; every fourth under `Replace` also without its faults, and compares the results bit for bit (P1).
@@ -68,13 +75,18 @@ pub fn sweep(seeds: Range<u64>, threads: usize) -> Sweep {
             if seed >= seeds.end {
                 return mine;
             }
-            let (outcome, compared) = check(&Scenario::draw(seed), false);
+            let scenario = Scenario::draw(seed);
+            let ranks = u64::from(scenario.rules.world_size);
+            let (outcome, compared) = check(&scenario, false);
             mine.seeds += 1;
             mine.completed += outcome.completed;
             mine.failed += outcome.failed;
             mine.losses += outcome.losses;
             mine.recoveries += outcome.recoveries;
             mine.compared += u64::from(compared);
+            mine.ranks += ranks;
+            mine.strikes += outcome.strikes;
+            outcome.cells.iter().for_each(|cell| mine.coverage.count(*cell));
             mine.violations.extend(outcome.violations.into_iter().next().map(|text| (seed, text)));
         }
     };
@@ -88,6 +100,9 @@ pub fn sweep(seeds: Range<u64>, threads: usize) -> Sweep {
             all.losses += part.losses;
             all.recoveries += part.recoveries;
             all.compared += part.compared;
+            all.ranks += part.ranks;
+            all.strikes += part.strikes;
+            all.coverage.add(&part.coverage);
             all.violations.extend(part.violations);
             all
         })

@@ -4,18 +4,19 @@ use std::ffi::OsString;
 use std::ops::Range;
 
 use phalanx::sim::Scenario;
+use phalanx::sim::coverage::Coverage;
 use phalanx::sim::sweep::{Sweep, check, sweep};
 
 use crate::options::{self, Takes};
 
-const USAGE: &str =
-    "phalanx sim [--seeds A..B] [--threads N] [--json] | --seed S [--explain] [--json] | --mutants";
+const USAGE: &str = "phalanx sim [--seeds A..B] [--threads N] [--coverage] [--json] | --seed S [--explain] [--json] | --mutants";
 
 const OPTIONS: &[options::Option_] = &[
     ("seeds", Takes::Value, "run these seeds, the last one not included (0..10000)"),
     ("seed", Takes::Value, "run one seed"),
     ("explain", Takes::Flag, "with --seed: print the scenario and what happened"),
     ("threads", Takes::Value, "threads (2)"),
+    ("coverage", Takes::Flag, "print which states the faults struck, as tables, and the cells never reached"),
     ("mutants", Takes::Flag, "plant each fault, and say which checker finds it at which of the seeds"),
     ("json", Takes::Flag, "one JSON object"),
 ];
@@ -23,10 +24,14 @@ const OPTIONS: &[options::Option_] = &[
 /// So many violations are printed in full.
 const SHOWN: usize = 20;
 
+/// A run of so many seeds must reach every cell of the coverage table.
+const LONG_RUN: u64 = 1_000_000;
+
 #[derive(Debug, PartialEq, Eq)]
 struct Asked {
     seeds: Range<u64>,
     explain: bool,
+    coverage: bool,
     mutants: bool,
     json: bool,
     threads: usize,
@@ -47,7 +52,11 @@ pub fn run(args: Vec<OsString>) -> Result<i32, String> {
     }
     let found = sweep(asked.seeds, asked.threads);
     println!("{}", if asked.json { json(&found) } else { table(&found) });
-    Ok(i32::from(!found.violations.is_empty()))
+    if asked.coverage {
+        println!("{}", coverage(&found.coverage));
+    }
+    let is_uncovered = found.seeds >= LONG_RUN && !found.coverage.unreached().is_empty();
+    Ok(i32::from(!found.violations.is_empty() || is_uncovered || !found.coverage.absurd().is_empty()))
 }
 
 fn parse(args: Vec<OsString>) -> Result<Option<Asked>, String> {
@@ -60,6 +69,7 @@ fn parse(args: Vec<OsString>) -> Result<Option<Asked>, String> {
     let asked = Asked {
         seeds: seed.map_or(seeds, |seed| seed..seed + 1),
         explain: options.has("explain"),
+        coverage: options.has("coverage"),
         mutants: options.has("mutants"),
         json: options.has("json"),
         threads: options.get("threads", 2usize)?.clamp(1, 1024),
@@ -83,7 +93,8 @@ fn range(text: &str) -> Result<Range<u64>, String> {
 fn table(s: &Sweep) -> String {
     let mut text = format!(
         "seeds {}  ({:.0} runs/s)\nops {} completed, {} ended with a typed error\nlosses {}  recoveries {}\n\
-         compared bit for bit with the run without faults {}\nviolations {}",
+         compared bit for bit with the run without faults {}\nmean a run: {:.1} ranks, {:.1} results, {:.1} faults\n\
+         states struck {} of {}\nviolations {}",
         s.seeds,
         s.runs_per_s,
         s.completed,
@@ -91,6 +102,11 @@ fn table(s: &Sweep) -> String {
         s.losses,
         s.recoveries,
         s.compared,
+        mean(s.ranks, s),
+        mean(s.completed, s),
+        mean(s.strikes, s),
+        Coverage::possible() - s.coverage.unreached().len(),
+        Coverage::possible(),
         s.violations.len()
     );
     for (seed, what) in s.violations.iter().take(SHOWN) {
@@ -106,15 +122,40 @@ fn json(s: &Sweep) -> String {
     let first = s.violations.first().map_or_else(|| "null".to_owned(), |(seed, _)| seed.to_string());
     format!(
         "{{\"seeds\":{},\"violations\":{},\"first_seed\":{first},\"runs_per_s\":{:.1},\"ops\":{},\
-         \"ops_failed\":{},\"losses\":{},\"recoveries\":{}}}",
+         \"ops_failed\":{},\"losses\":{},\"recoveries\":{},\"compared\":{},\"ranks_mean\":{:.1},\
+         \"faults_mean\":{:.1},\"cells\":{},\"unreached_cells\":{}}}",
         s.seeds,
         s.violations.len(),
         s.runs_per_s,
         s.completed,
         s.failed,
         s.losses,
-        s.recoveries
+        s.recoveries,
+        s.compared,
+        mean(s.ranks, s),
+        mean(s.strikes, s),
+        Coverage::possible(),
+        s.coverage.unreached().len()
     )
+}
+
+fn mean(sum: u64, s: &Sweep) -> f64 {
+    sum as f64 / s.seeds.max(1) as f64
+}
+
+/// The tables, why cells do not exist, and what was not reached.
+fn coverage(c: &Coverage) -> String {
+    let mut text = c.tables() + "\nnot counted, because there is no such state:\n";
+    for (reason, cells) in Coverage::reasons() {
+        text += &format!("- {cells} cells: {reason}\n");
+    }
+    let unreached = c.unreached();
+    text += &format!("never reached: {}\n", unreached.len());
+    unreached.iter().for_each(|name| text += &format!("- {name}\n"));
+    for name in c.absurd() {
+        text += &format!("reached, and said to be impossible: {name}\n");
+    }
+    text
 }
 
 #[cfg(not(feature = "mutants"))]

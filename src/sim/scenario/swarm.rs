@@ -33,7 +33,7 @@ impl Scenario {
 
     fn draw_world(&mut self, r: &mut Random) {
         let usual = r.pick(&[1u32, 2, 3, 4, 4, 5, 6, 7, 8, 8, 9, 10, 12, 12, 14, 16]);
-        self.rules.world_size = if r.chance(3) { r.between(17, 64) as u32 } else { usual };
+        self.rules.world_size = if r.chance(2) { r.between(17, 64) as u32 } else { usual };
         let n = self.rules.world_size;
         self.rules.policy = r.pick(&[
             Policy::Replace,

@@ -117,8 +117,12 @@ impl World {
             Fault::Stop(rank) => seat(rank).is_some_and(|member| self.stop(member)),
             Fault::Slow(rank, ms) => seat(rank).is_some_and(|member| self.slow_down(member, ms)),
             Fault::Cut(rank) => seat(rank).is_some_and(|member| self.cut(member)),
-            Fault::Mute(rank, ms) => seat(rank).is_some_and(|member| self.hold_control(member, ms, (true, false))),
-            Fault::Deaf(rank, ms) => seat(rank).is_some_and(|member| self.hold_control(member, ms, (false, true))),
+            Fault::Mute(rank, ms) => {
+                seat(rank).is_some_and(|member| self.hold_control(member, ms, (true, false)))
+            }
+            Fault::Deaf(rank, ms) => {
+                seat(rank).is_some_and(|member| self.hold_control(member, ms, (false, true)))
+            }
             Fault::BreakLink(one, two) => self.net.borrow_mut().break_links(&view, Rank(one), Rank(two)),
             Fault::Flap(one, two) => self.flap(&view, one, two),
             Fault::LinkDown(..) | Fault::OneWay(..) | Fault::Suspect(..) => self.disturb_link(fault, &view),
@@ -192,7 +196,8 @@ impl World {
             return;
         }
         let ranks = (0..self.scenario.rules.world_size).map(Rank);
-        let waits = |rank: &Rank| self.members.values().any(|m| m.alive && !m.caller.gone && m.wants == Some(*rank));
+        let waits =
+            |rank: &Rank| self.members.values().any(|m| m.alive && !m.caller.gone && m.wants == Some(*rank));
         for rank in ranks.filter(|rank| !waits(rank)).collect::<Vec<_>>() {
             self.add_member(Some(rank));
         }

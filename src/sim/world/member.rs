@@ -53,7 +53,6 @@ impl Member {
     }
 }
 
-
 impl World {
     pub(super) fn add_member(&mut self, wants: Option<Rank>) {
         let member = MemberId(self.next_member);

@@ -65,7 +65,9 @@ impl World {
             Fault::Suspect(one, two) => (one, two, 0),
             _ => return false,
         };
-        let (Some(from), Some(to)) = (view.occupant(Rank(one)), view.occupant(Rank(two))) else { return false };
+        let (Some(from), Some(to)) = (view.occupant(Rank(one)), view.occupant(Rank(two))) else {
+            return false;
+        };
         let is_live = |m| self.members.get(m).is_some_and(|m| m.alive);
         if from == to || !is_live(&from) || !is_live(&to) {
             return false;
@@ -90,8 +92,7 @@ impl World {
     /// Ranks in a row are split from all other members and from the coordinator.
     pub(super) fn split_off(&mut self, view: &View, (first, count): (u32, u32), ms: u32) -> bool {
         let n = self.scenario.rules.world_size;
-        let far: Vec<MemberId> =
-            (0..count).filter_map(|i| view.occupant(Rank((first + i) % n))).collect();
+        let far: Vec<MemberId> = (0..count).filter_map(|i| view.occupant(Rank((first + i) % n))).collect();
         let until = self.now_us + u64::from(ms) * 1_000;
         let near: Vec<MemberId> = self.members.keys().copied().filter(|m| !far.contains(m)).collect();
         for (one, other) in far.iter().flat_map(|f| near.iter().map(move |n| (*f, *n))) {
