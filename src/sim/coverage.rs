@@ -104,6 +104,9 @@ impl Cell {
             return Some("a state under way is what makes the phase reseating");
         }
         match self.fault {
+            FaultKind::BreakLink | FaultKind::Flap if self.phase == Phase::Forming => {
+                Some("no link has carried anything before the world has formed")
+            }
             FaultKind::KillHolder if self.op.is_none() => Some("without an op nobody holds a part of one"),
             FaultKind::KillNewcomer
                 if !replaces || matches!(self.phase, Phase::Forming | Phase::Steady | Phase::Repairing) =>

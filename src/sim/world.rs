@@ -267,7 +267,9 @@ impl World {
                     self.at(self.now_us + 500, Event::Exit(member));
                 }
             }
-            Event::Fault(fault) => self.strike(fault),
+            Event::Fault(fault) => {
+                self.strike(fault);
+            }
             Event::Wake(member) => {
                 if let Some(m) = self.members.get_mut(&member) {
                     m.stopped = false;

@@ -14,8 +14,8 @@ use crate::wire::message::{Decision, FailCause, Holding, OpDecision, StateDecisi
 impl Engine {
     pub(super) fn handle_decision(&mut self, decision: Decision, now_ms: u64) {
         let view = &decision.view;
-        if view.epoch <= self.epoch {
-            return; // Heard before.
+        if view.epoch <= self.epoch || view.epoch < self.fence {
+            return; // Heard before, or told once more to one that has answered a later fence: nothing may change now.
         }
         let Some(rank) = view.rank_of(self.me) else {
             return; // Still a spare.

@@ -362,3 +362,24 @@ fn a_member_that_did_not_run_does_not_take_its_coordinator_for_gone() {
     engine.handle_timeout(last);
     assert_eq!(completes(&mut engine), 1, "awake for so long it has heard nothing");
 }
+
+/// Found by the swarm: the connection broke while the answer to a fence was under way, and the member had missed the
+/// decision before it. Told of both, it took its seat in the old epoch, and all others waited for its answer.
+#[test]
+fn a_decision_older_than_the_answered_fence_changes_nothing_and_the_answer_is_told_again() {
+    let mut engine = Engine::new(info(1), 0);
+    let rules = Rules::new(4, Policy::Replace);
+    engine.handle_message(Downward::Welcome { version: VERSION, rules }, 0);
+    fence(&mut engine, 4);
+    let told = |engine: &mut Engine| {
+        let messages = std::iter::from_fn(|| engine.poll_message());
+        messages.filter(|m| matches!(m, Upward::Ledger { report } if report.epoch == Epoch(4))).count()
+    };
+    assert_eq!((engine.phase(), told(&mut engine)), (Phase::Deciding, 1));
+    engine.handle_connected();
+    engine.handle_message(decision(1, &[Some(1), Some(2), Some(3), Some(4)], Vec::new()), 0);
+    engine.handle_message(Downward::Fence { epoch: Epoch(4), losses: Vec::new() }, 0);
+    assert_eq!((engine.phase(), told(&mut engine)), (Phase::Deciding, 1));
+    engine.handle_message(decision(4, &[Some(1), Some(2), Some(3), Some(4)], Vec::new()), 0);
+    assert_eq!((engine.phase(), engine.epoch()), (Phase::Steady, Epoch(4)));
+}

@@ -129,6 +129,12 @@ impl FaultKind {
 }
 
 impl Fault {
+    /// It strikes at a write, not at a time.
+    #[must_use]
+    pub fn is_of_store(self) -> bool {
+        matches!(self, Self::SlowStore(_) | Self::RefusingStore(_))
+    }
+
     /// Its row in the coverage table.
     #[must_use]
     pub fn kind(self) -> FaultKind {

@@ -40,8 +40,10 @@ impl Scenario {
             Policy::Replace,
             Policy::Replace,
             Policy::Replace,
+            Policy::Replace,
             Policy::Shrink,
             Policy::Shrink,
+            Policy::Abort,
             Policy::Abort,
         ]);
         self.rules.domains_lost_max = if n > 3 && r.chance(30) { 2 } else { 1 };
@@ -181,6 +183,7 @@ impl Scenario {
         self.favourite = cell.op.filter(|op| !matches!(op, Collective::Commit | Collective::State));
         self.make_room_for(cell, r);
         let first = match cell.phase {
+            _ if is_second(cell) => Some(self.fault(FaultKind::KillRank, r)),
             Phase::Forming | Phase::Steady => None,
             Phase::Leaderless => Some(self.fault(FaultKind::RestartCoordinator, r)),
             Phase::Fencing | Phase::Deciding | Phase::Repairing => {
@@ -201,13 +204,13 @@ impl Scenario {
             let op = cell.op.filter(|op| *op != Collective::State);
             self.aims.push(Aim { phase: Phase::Steady, op, skip: r.pick(&[0u32, 1, 5, 20]), fault });
         }
-        if cell.op == Some(Collective::State) && cell.phase != Phase::Reseating {
-            let fault = match cell.phase {
-                Phase::Leaderless => Fault::RestartCoordinator,
-                _ => self.fault(FaultKind::KillRank, r),
-            };
+        // A newcomer that is not done is met in another phase only if a second fence comes upon it.
+        if is_second(cell) && cell.phase != Phase::Reseating {
+            let is_calm = cell.phase == Phase::Leaderless || cell.phase != Phase::Vacant && r.chance(30);
+            let fault = if is_calm { Fault::RestartCoordinator } else { self.fault(FaultKind::KillRank, r) };
             let skip = r.pick(&[0u32, 0, 1, 5]);
-            self.aims.push(Aim { phase: Phase::Reseating, op: cell.op, skip, fault });
+            let op = cell.op.filter(|op| *op == Collective::State || r.chance(50));
+            self.aims.push(Aim { phase: Phase::Reseating, op, skip, fault });
         }
         let fault = self.fault(cell.fault, r);
         let skip = r.pick(&[0u32, 0, 0, 1, 4, 15]);
@@ -227,7 +230,8 @@ impl Scenario {
             self.spares = self.spares.max(u32::from(cell.fault == FaultKind::KillSpare));
         }
         if cell.phase == Phase::Vacant {
-            self.spares = self.spares.min(1);
+            // Two seats may wait for one spare.
+            self.spares = if is_second(cell) { 1 } else { self.spares.min(1) };
             self.rules.replace_within_ms = self.rules.replace_within_ms.max(50);
         }
         if cell.phase == Phase::Reseating {
@@ -236,12 +240,20 @@ impl Scenario {
         if cell.fault == FaultKind::KillSpare {
             self.spares = self.spares.max(1);
         }
-        if cell.op == Some(Collective::State) {
+        if is_second(cell) {
             self.state_words = self.state_words.max(7);
-            self.spares = self.spares.max(2);
+            self.spares = if cell.phase == Phase::Vacant { 1 } else { self.spares.max(2) };
+        }
+        if cell.op.is_none() {
+            self.think_us_max = self.think_us_max.max(r.pick(&[500u64, 20_000]));
         }
         if cell.op.is_some() {
             self.count_min = self.count_min.max(r.pick(&[0u64, 17, 70]));
         }
     }
+}
+
+/// The cell comes about only when a second fence meets a newcomer that is not done.
+fn is_second(cell: Cell) -> bool {
+    cell.op == Some(Collective::State) || cell.fault == FaultKind::KillNewcomer
 }

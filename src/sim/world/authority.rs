@@ -2,6 +2,7 @@
 
 use phalanx_core::coordinator::{Coordinator, Record, WorldEvent};
 use phalanx_core::fnv::fnv1a;
+use phalanx_core::policy::Policy;
 
 use super::clock::Clock;
 use super::{CONTROL_DELAY_US_MAX, Event, World};
@@ -83,6 +84,7 @@ impl World {
     fn write(&mut self, record: Record) -> bool {
         let text = format!("store {:?}", record.epoch);
         self.say(|| text);
+        self.spring_aims_at_write();
         if let Some(is_made) = self.store_refuses.take() {
             let phase = self.phase();
             self.hit(Fault::RefusingStore(is_made), phase);
@@ -199,8 +201,10 @@ impl World {
     fn phase_of_members(&self, c: &Coordinator) -> Phase {
         let live = c.view().seats.iter().flatten().filter_map(|m| self.members.get(m)).filter(|m| m.alive);
         let mut is_repairing = false;
+        let replaces = self.scenario.rules.policy == Policy::Replace;
         for engine in live.map(|m| &m.executor.engine) {
-            if c.epoch().0 > 1 && (engine.is_newcomer() || engine.rank().is_none()) {
+            let is_seated_unheard = replaces && engine.rank().is_none();
+            if c.epoch().0 > 1 && (engine.is_newcomer() || is_seated_unheard) {
                 return Phase::Reseating;
             }
             is_repairing |= c.epoch().0 > 1 && (engine.epoch() < c.epoch() || !engine.is_whole_again());

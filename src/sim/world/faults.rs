@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use phalanx_core::coordinator::Phase::Forming;
-use phalanx_core::coordinator::{Coordinator, WorldEvent};
+use phalanx_core::coordinator::WorldEvent;
 use phalanx_core::engine::{Engine, Op};
 use phalanx_core::ids::{MemberId, Rank};
 use phalanx_core::spec::Collective;
@@ -80,17 +80,22 @@ impl World {
         }
     }
 
-    pub(super) fn strike(&mut self, fault: Fault) {
-        self.say(|| format!("!! {fault:?}"));
+    /// False: there was nothing for it to strike, or it waits for the next write.
+    pub(super) fn strike(&mut self, fault: Fault) -> bool {
         let phase = self.phase();
         let ops = self.ops_in_flight();
-        if self.is_hit_by(fault) {
+        let is_hit = self.is_hit_by(fault);
+        if is_hit || fault.is_of_store() {
+            self.say(|| format!("!! {fault:?}"));
+        }
+        if is_hit {
             self.count_strike(fault, phase, &ops);
             self.trouble_until(self.now_us);
             if phase == Phase::Forming && self.scenario.is_swarm {
                 self.at(self.now_us + REFILL_US, Event::Refill);
             }
         }
+        is_hit
     }
 
     /// Makes the fault happen. False: there was nothing for it to strike, or it waits for the next write.
@@ -107,7 +112,9 @@ impl World {
                 run.into_iter().filter(|member| self.kill(*member)).count() > 0
             }
             Fault::KillSpare(index) => {
-                let spares = self.coordinator.as_ref().map_or(&[][..], Coordinator::spares);
+                let known = self.coordinator.as_ref().map(|c| c.spares().to_vec());
+                let unknown = || if self.scenario.is_swarm { self.unseated() } else { Vec::new() };
+                let spares = known.unwrap_or_else(unknown);
                 spares.get(index as usize).copied().is_some_and(|member| self.kill(member))
             }
             Fault::KillHost(host) => {
@@ -166,22 +173,40 @@ impl World {
         open.filter(|o| o.posted && !o.done && o.failed.is_none()).map(|o| o.spec.collective).collect()
     }
 
-    /// Faults meant for where the world stands now.
+    /// Faults meant for where the world stands now. One that finds nothing to strike waits for the next chance.
     pub(super) fn spring_aims(&mut self) {
-        let Some(aim) = self.scenario.aims.first().copied() else { return };
+        let Some(fault) = self.aim_met().filter(|fault| !fault.is_of_store()) else { return };
+        if self.strike(fault) {
+            self.scenario.aims.remove(0);
+        }
+    }
+
+    /// The fault of the next aim, if the world stands where it is meant to strike and has done so often enough.
+    fn aim_met(&mut self) -> Option<Fault> {
+        let aim = self.scenario.aims.first().copied()?;
         if self.phase() != aim.phase {
-            return;
+            return None;
         }
         let ops = self.ops_in_flight();
         if !aim.op.map_or(ops.is_empty(), |op| ops.contains(&op)) {
-            return;
+            return None;
         }
         if let Some(aim) = self.scenario.aims.first_mut().filter(|aim| aim.skip > 0) {
             aim.skip -= 1;
+            return None;
+        }
+        Some(aim.fault)
+    }
+
+    /// Faults meant for a write of this kind.
+    pub(super) fn spring_aims_at_write(&mut self) {
+        if !self.scenario.aims.first().is_some_and(|aim| aim.fault.is_of_store()) {
             return;
         }
-        self.scenario.aims.remove(0);
-        self.strike(aim.fault);
+        if let Some(fault) = self.aim_met() {
+            self.scenario.aims.remove(0);
+            self.strike(fault);
+        }
     }
 
     /// From here on nothing is known to go wrong.
@@ -212,6 +237,12 @@ impl World {
         }
         let on = view.members.iter().filter(|i| i.host == host && view.rank_of(i.member).is_some());
         on.map(|i| i.member).collect()
+    }
+
+    /// Who lives and has no seat: the spares of a world without a coordinator.
+    fn unseated(&self) -> Vec<MemberId> {
+        let spares = self.members.iter().filter(|(_, m)| m.alive && m.executor.engine.rank().is_none());
+        spares.map(|(member, _)| *member).collect()
     }
 
     fn lowest_newcomer(&self, view: &View) -> Option<MemberId> {
