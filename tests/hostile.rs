@@ -138,8 +138,8 @@ impl<'a> Attacker<'a> {
         }
         (0..6).for_each(|_| self.spare.burst(random, toll));
         insiders::launchers(self.world.coordinator(), 1, random, toll);
-        (0..3).for_each(|_| insiders::damaged(self.world.coordinator(), random, toll));
-        for _ in 0..3 {
+        (0..10).for_each(|_| insiders::damaged(self.world.coordinator(), random, toll));
+        for _ in 0..10 {
             let (door, recorded) = &self.doors[random.below(self.doors.len() as u64) as usize];
             strangers::attack(door, recorded, random, toll);
         }

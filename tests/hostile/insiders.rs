@@ -211,8 +211,8 @@ impl BadSpare {
     }
 
     pub fn leave(mut self) {
-        self.say(&framed(&Upward::Leave {}.to_frame()));
         self.listen();
+        self.say(&framed(&Upward::Leave {}.to_frame()));
         assert!(self.answers > 0);
         println!("{} answers of {} bytes to a bad spare", self.answers, self.heard_bytes);
         last_words(self.stream);
