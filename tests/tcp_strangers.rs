@@ -101,6 +101,13 @@ impl Scene {
         all
     }
 
+    /// The driver of b tries to sleep; who looks for a message of the guest is nobody.
+    fn fault_before_sleep(&mut self) -> Option<()> {
+        self.b.transport.arm();
+        self.b.transport.disarm();
+        (!self.events.is_empty()).then_some(())
+    }
+
     /// A guest that has proven itself; also what it sent for that.
     fn guest(&mut self, key: &JobKey) -> (TcpStream, Vec<u8>) {
         let hello = Hello { purpose: Purpose::DataTcp, member: GUEST, receiver: MemberId(2) };
@@ -246,6 +253,33 @@ fn a_link_that_breaks_between_the_living_comes_back() {
     assert_eq!(scene.until(|scene| receive(&mut scene.b.transport, GUEST)), one(2));
     drop(again);
     scene.until(|scene| (scene.events.len() == 2).then_some(()));
+}
+
+/// Bytes and end come as one event, and nobody waits for the member: the short read of the bytes was taken for all
+/// there was, and the end was seen only when somebody next looked for a message.
+#[test]
+fn a_link_that_ends_right_behind_its_last_bytes_is_a_fault() {
+    let half = Message { epoch: 1, tag: 5, bytes: 1000 }.header().to_wire();
+    for bytes in [&half[..10], &half[..], &[]] {
+        let mut scene = Scene::new();
+        let (mut guest, _) = scene.guest(&KEY);
+        scene.exchange();
+        // On this interface both are with the receiver before the next line runs.
+        guest.write_all(bytes).unwrap();
+        drop(guest);
+        scene.until(Scene::fault_before_sleep);
+        // The same where the end comes with the proof.
+        scene.events.clear();
+        let hello = Hello { purpose: Purpose::DataTcp, member: GUEST, receiver: MemberId(2) };
+        let mut handshake = Handshake::connect(&KEY, hello).unwrap();
+        let mut again = scene.connect();
+        let mut nonce = [0; 32];
+        scene.until(|_| again.read_exact(&mut nonce).ok());
+        handshake.handle_bytes(&nonce).unwrap();
+        again.write_all(&[&handshake.poll_bytes().unwrap()[..], bytes].concat()).unwrap();
+        again.shutdown(std::net::Shutdown::Write).unwrap();
+        scene.until(Scene::fault_before_sleep);
+    }
 }
 
 #[test]

@@ -27,13 +27,24 @@ const SILENT_LEASES: u32 = 2;
 
 /// From a launcher to the coordinator.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum FromLauncher {
+pub enum FromLauncher {
     /// First message of a connection.
-    Follow { version: u16 },
+    Follow {
+        /// Of the control messages.
+        version: u16,
+    },
     /// A child that was this member has ended.
-    Ended { member: MemberId, cause: String },
+    Ended {
+        /// Who.
+        member: MemberId,
+        /// How.
+        cause: String,
+    },
     /// Still here; it is answered with its number, after all that came of what was said before.
-    Beat { number: u64 },
+    Beat {
+        /// 0: nobody asks.
+        number: u64,
+    },
 }
 
 /// From the coordinator to a launcher.

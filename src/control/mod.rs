@@ -23,6 +23,8 @@ mod watch;
 pub(crate) use children::exit_cause;
 pub use client::{Client, ClientConfig, ControlEvent};
 pub use interrupt::Interrupt;
+#[cfg(feature = "internals")]
+pub use launcher::FromLauncher;
 pub use launcher::{Launcher, LauncherConfig, LauncherEvent, ToLauncher};
 pub use server::{Server, ServerConfig, ServerHandle};
 pub use settings::{Settings, SettingsError};

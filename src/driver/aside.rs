@@ -27,6 +27,8 @@ pub(super) enum Tell {
 #[derive(Debug)]
 pub(super) struct Aside {
     queues: BTreeMap<(MemberId, CommId), VecDeque<Message>>,
+    /// Memory that the messages of each sender take.
+    bytes: BTreeMap<MemberId, usize>,
     /// Who was asked to pause what.
     pausing: BTreeSet<(MemberId, CommId)>,
     /// So many of one sender and communicator are enough.
@@ -37,9 +39,15 @@ pub(super) struct Aside {
 /// waits for a message that lies [`LINK_SLOTS`] places ahead: no pause may come before, nor last any longer.
 const PAUSE_AT: usize = 2 * LINK_SLOTS;
 
+/// Memory for the messages of one sender. What can be under way when it hears of a pause, in the kernel's buffers and
+/// in slots, is less; a sender that goes on and on finds its link full instead.
+const SENDER_BYTES_MAX: usize = 64 << 20;
+/// What a message takes besides its payload.
+const MESSAGE_BYTES: usize = 256;
+
 impl Default for Aside {
     fn default() -> Self {
-        Self { queues: BTreeMap::new(), pausing: BTreeSet::new(), pause_at: PAUSE_AT }
+        Self { queues: BTreeMap::new(), bytes: BTreeMap::new(), pausing: BTreeSet::new(), pause_at: PAUSE_AT }
     }
 }
 
@@ -51,6 +59,7 @@ impl Aside {
 
     pub(super) fn clear(&mut self) {
         self.queues.clear();
+        self.bytes.clear();
         self.pausing.clear();
     }
 
@@ -60,11 +69,18 @@ impl Aside {
         Some((first.header, first.block.span()))
     }
 
-    /// Copies a message. It is taken however many there are: the sender may not have heard of the pause yet.
+    /// Whether a sender was told to pause and has not, for far longer than it can take to hear of it: its messages stay
+    /// on their link.
+    pub(super) fn is_full(&self, from: MemberId) -> bool {
+        self.bytes.get(&from).is_some_and(|bytes| *bytes >= SENDER_BYTES_MAX)
+    }
+
+    /// Copies a message. It is taken also after the pause: the sender may not have heard of it yet.
     pub(super) fn push(&mut self, from: MemberId, arrival: &Arrival) -> Tell {
         let mut block = Block::zeroed(arrival.payload.len());
         block.span().copy_from(arrival.payload);
         let key = (from, arrival.header.op.comm);
+        *self.bytes.entry(from).or_default() += MESSAGE_BYTES + arrival.payload.len();
         let queue = self.queues.entry(key).or_default();
         queue.push_back(Message { header: arrival.header, block });
         if queue.len() >= self.pause_at && self.pausing.insert(key) { Tell::Pause } else { Tell::Nothing }
@@ -74,7 +90,11 @@ impl Aside {
     pub(super) fn pop(&mut self, from: MemberId, comm: CommId) -> Tell {
         let key = (from, comm);
         let Some(queue) = self.queues.get_mut(&key) else { return Tell::Nothing };
-        queue.pop_front();
+        if let Some(done) = queue.pop_front()
+            && let Some(bytes) = self.bytes.get_mut(&from)
+        {
+            *bytes = bytes.saturating_sub(MESSAGE_BYTES + done.header.payload_bytes as usize);
+        }
         let left = queue.len();
         if left == 0 {
             self.queues.remove(&key);
@@ -129,6 +149,24 @@ mod tests {
         }
         assert!(aside.front(from, comm).is_none());
         assert_eq!(aside.front(MemberId(2), comm).map(|(h, _)| h.chunk), None);
+    }
+
+    /// Found by hostile input: a sender that did not pause filled the memory of its receiver.
+    #[test]
+    fn a_sender_that_never_pauses_fills_its_own_share_and_no_more() {
+        let from = MemberId(1);
+        let mut aside = Aside::default();
+        let mut taken = 0u32;
+        while !aside.is_full(from) {
+            push(&mut aside, taken);
+            taken += 1;
+            assert!(taken as usize <= SENDER_BYTES_MAX / MESSAGE_BYTES, "no end");
+        }
+        assert!(!aside.is_full(MemberId(2)));
+        aside.pop(from, CommId(3));
+        assert!(!aside.is_full(from), "room again");
+        aside.clear();
+        assert!(!aside.is_full(from) && aside.bytes.is_empty());
     }
 
     #[test]

@@ -206,7 +206,7 @@ impl<T: Transport> Executor<T> {
             if arrival.header.kind.is_note() {
                 self.transport.consume(member);
                 self.engine.handle_note(member, &arrival.header);
-            } else if sets_aside {
+            } else if sets_aside && !self.aside.is_full(member) {
                 self.set_aside(member, arrival);
             } else {
                 break;
@@ -453,6 +453,9 @@ impl<T: Transport> Executor<T> {
                 self.transport.consume(member);
                 self.engine.handle_note(member, &arrival.header);
             } else if arrival.header.op.comm != id.comm {
+                if self.aside.is_full(member) {
+                    return Found::Nothing;
+                }
                 self.set_aside(member, arrival);
             } else {
                 self.engine.handle_mismatch(id, member);

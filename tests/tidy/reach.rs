@@ -18,6 +18,7 @@ fn is_root(path: &str) -> bool {
             | ["src", "bin", _, "main.rs"]
             | ["tests" | "benches" | "examples", _]
             | ["tests" | "benches" | "examples", _, "main.rs"]
+            | ["tests", "fuzz", "fuzz_targets", _]
     )
 }
 

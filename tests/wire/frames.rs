@@ -40,7 +40,7 @@ fn loss() -> Loss {
     Loss { rank: Rank(1), member: MemberId(2), cause: "signal 9".into() }
 }
 
-fn report() -> Report {
+pub fn report() -> Report {
     let op = OpReport {
         seq: OpSeq(8),
         spec: spec(),

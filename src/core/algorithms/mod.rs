@@ -12,7 +12,7 @@
 //! | barrier, commit | binomial, direct |
 
 use crate::ids::{ChunkId, Rank};
-use crate::plan::{Chunk, Place, Plan, PlanError, Spread, Step};
+use crate::plan::{CHUNKS_MAX, Chunk, Place, Plan, PlanError, Spread, Step};
 use crate::spec::{Algorithm, Collective, Spec};
 
 pub mod binomial;
@@ -43,7 +43,7 @@ pub fn able(collective: Collective) -> &'static [Algorithm] {
 /// Builds the plan of `rank` in O(its steps + chunks).
 ///
 /// # Errors
-/// When the algorithm cannot run the collective, or the root is not a rank.
+/// When the algorithm cannot run the collective, the root is not a rank, or it is more than one op can move.
 ///
 /// # Panics
 /// When `rank` is not below `world_size`, or `chunk_bytes_max` is less than an element.
@@ -63,6 +63,11 @@ pub fn build(spec: &Spec, world_size: u32, rank: Rank, chunk_bytes_max: usize) -
     let rooted = matches!(spec.collective, Collective::Broadcast | Collective::Reduce);
     if rooted && spec.root.0 >= world_size {
         return Err(PlanError::NoSuchRoot { root: spec.root, world_size });
+    }
+    let parts = if spec.shape_depends_on_ranks() { world_size } else { 1 };
+    let bytes = spec.count.checked_mul(u64::from(parts) * spec.dtype.size() as u64);
+    if bytes.is_none_or(|bytes| bytes / chunk_bytes_max as u64 > CHUNKS_MAX) {
+        return Err(PlanError::TooLarge { count: spec.count, dtype: spec.dtype });
     }
     let run = match spec.algorithm {
         Algorithm::Ring => ring::ring,
@@ -137,7 +142,7 @@ fn table(spec: &Spec, segments: &[Segment], chunk_bytes_max: usize) -> Table {
     let units_max = (chunk_bytes_max as u64 / (unit * spec.dtype.size() as u64)).max(1);
     let longest = segments.iter().map(|s| s.len.div_ceil(unit)).max().unwrap_or(0);
     let per_segment = longest.div_ceil(units_max).max(1);
-    let per_segment = u32::try_from(per_segment).expect("an op that fits memory has fewer than 2^32 chunks");
+    let per_segment = u32::try_from(per_segment).expect("`build` refuses more than CHUNKS_MAX chunks");
     let mut chunks = Vec::with_capacity(segments.len() * per_segment as usize);
     for segment in segments {
         let runs = spans(segment.start, segment.len, per_segment, unit);

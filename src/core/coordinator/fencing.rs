@@ -5,6 +5,14 @@ use crate::ids::Rank;
 use crate::recovery::{Overdue, Undecided};
 use crate::wire::message::Decision;
 
+/// Bytes of a cause that are kept: it goes to every rank with every decision, and a frame has an end.
+const CAUSE_BYTES_MAX: usize = 1000;
+
+/// The beginning of a cause that is too long to hand on.
+pub(super) fn brief(cause: &str) -> &str {
+    &cause[..cause.floor_char_boundary(CAUSE_BYTES_MAX)]
+}
+
 impl Coordinator {
     pub(super) fn declare_lost(&mut self, member: MemberId, cause: &str, now_ms: u64) {
         // Who goes after the end has left, however it does.
@@ -12,6 +20,7 @@ impl Coordinator {
             return;
         }
         let Some(_) = self.known.remove(&member) else { return };
+        let cause = brief(cause);
         self.out.insert(member, cause.to_owned());
         self.messages.push_back((member, Downward::Evicted { epoch: self.epoch, cause: cause.to_owned() }));
         let about_to_sit = self.pending.as_ref().and_then(|d| d.view.rank_of(member));
@@ -112,6 +121,11 @@ impl Coordinator {
             return; // An answer to an earlier fence: never carried over.
         }
         if let Some(rank) = self.view.rank_of(from) {
+            if let Some(flaw) = recovery::flaw(&report, &self.rules) {
+                let cause = format!("its ledger makes no sense: {flaw}; is every rank the same version?");
+                self.declare_lost(from, &cause, now_ms);
+                return;
+            }
             self.reports.insert(rank, report);
             self.try_decide(now_ms);
         }

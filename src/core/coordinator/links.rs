@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::fencing::brief;
 use super::{Coordinator, MemberId, Phase};
 use crate::ids::Epoch;
 
@@ -50,7 +51,12 @@ impl Coordinator {
             fault.breaks = 0;
         }
         let breaks = fault.breaks + 1;
-        *fault = LinkFault { due_ms: Some(now_ms + GRACE_MS), cause, breaks, last_ms: now_ms };
+        *fault = LinkFault {
+            due_ms: Some(now_ms + GRACE_MS),
+            cause: brief(&cause).to_owned(),
+            breaks,
+            last_ms: now_ms,
+        };
     }
 
     fn both_live(&self, (one, two): (MemberId, MemberId)) -> bool {

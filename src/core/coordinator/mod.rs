@@ -60,6 +60,9 @@ pub enum WorldEvent {
     SpareReady(MemberId),
 }
 
+/// The longest name that a Unix socket can have.
+const SHM_NAME_BYTES_MAX: usize = 108;
+
 /// Why a member is out whose loss only an earlier coordinator saw.
 const BEFORE_THE_RESTART: &str = "lost its seat before the coordinator was started again";
 
@@ -217,7 +220,8 @@ impl Coordinator {
             Upward::Join { .. } => {}
             Upward::Beat { epoch, done_below } => {
                 known.epoch = epoch;
-                known.done_below.extend(done_below);
+                // A beat names every communicator of its sender: what it no longer names is no more.
+                known.done_below = done_below.into_iter().collect();
                 let stable = self.stable();
                 self.messages.push_back((from, Downward::BeatSeen { epoch: self.epoch, stable }));
             }
@@ -253,6 +257,12 @@ impl Coordinator {
             let reason =
                 format!("it speaks version {version} of the control messages, the coordinator {VERSION}");
             self.messages.push_back(refuse(reason + "; run the same release everywhere"));
+            return;
+        }
+        if info.shm.as_ref().is_some_and(|name| name.len() > SHM_NAME_BYTES_MAX) {
+            // It would go to every rank with every decision, and a frame has an end.
+            self.messages
+                .push_back(refuse("its shared memory has a name that no socket can have".to_owned()));
             return;
         }
         if let Some(cause) = self.out.get(&from).filter(|_| !crate::planted!(OldMember)) {

@@ -399,3 +399,96 @@ fn a_broken_link_is_told_again_on_a_new_connection() {
     };
     assert_eq!((suspects(), suspects()), (1, 1));
 }
+
+/// What the tests below spoil: rank 0's answer to a fence, while rank 1 is dead.
+fn fenced() -> (World, Report) {
+    let mut world = World::new(2);
+    world.pump(ALL);
+    world.kill(MemberId(2));
+    let record = world.coordinator.poll_store().unwrap();
+    world.coordinator.handle_stored(&record, 0);
+    let report = world.engines[&MemberId(1)].report();
+    let epoch = world.coordinator.epoch();
+    (world, Report { epoch, ..report })
+}
+
+/// Found by hostile input: a ledger that was damaged on its way, or made up, ended the coordinator by a panic, or by
+/// all the memory there is.
+#[test]
+fn a_ledger_that_makes_no_sense_is_the_end_of_its_sender_alone() {
+    let (mut world, mut report) = fenced();
+    world.add(9, None);
+    world.drive(MemberId(9));
+    report.comms[0].ops.push(op_report(1, Vec::new()));
+    world.coordinator.handle_message(MemberId(1), Upward::Ledger { report }, 0);
+    let losses = world.losses();
+    assert!(losses[1].cause.contains("its ledger makes no sense"), "{losses:?}");
+}
+
+fn op_report(count: u64, group: Vec<Rank>) -> crate::wire::message::OpReport {
+    use crate::spec::{Algorithm, Dtype, ReduceOp, Spec};
+    use crate::wire::message::{Holding, OpReport};
+    let spec = Spec {
+        collective: Collective::AllReduce,
+        dtype: Dtype::F64,
+        reduction: ReduceOp::Sum,
+        count,
+        root: Rank(0),
+        algorithm: Algorithm::Ring,
+    };
+    OpReport {
+        seq: OpSeq(0),
+        spec,
+        attempt: crate::ids::Attempt(0),
+        group,
+        held: Holding::Nothing {},
+        lost: Holding::Nothing {},
+        released: false,
+        done: false,
+        failed: None,
+    }
+}
+
+#[test]
+fn an_op_that_nobody_could_move_is_an_error_and_no_table() {
+    let (mut world, mut report) = fenced();
+    world.add(9, None);
+    world.drive(MemberId(9));
+    report.step.open = true;
+    report.comms[0].ops.push(op_report(u64::MAX / 3, vec![Rank(0), Rank(1)]));
+    world.coordinator.handle_message(MemberId(1), Upward::Ledger { report }, 0);
+    let decision = world.coordinator.pending.clone().unwrap();
+    let crate::wire::message::Verdict::Fail { cause } = &decision.ops[0].verdict else {
+        panic!("{:?}", decision.ops)
+    };
+    assert!(format!("{cause:?}").contains("more than one op can move"), "{cause:?}");
+}
+
+/// Found by hostile input: what was once named in a beat was kept for good.
+#[test]
+fn beats_about_ever_other_communicators_are_not_kept() {
+    let mut world = World::new(2);
+    world.pump(ALL);
+    for comm in 1..1000 {
+        let done_below = vec![(CommId(0), OpSeq(0)), (CommId(comm), OpSeq(1))];
+        world.coordinator.handle_message(MemberId(1), Upward::Beat { epoch: Epoch(1), done_below }, 0);
+    }
+    assert_eq!(world.coordinator.known[&MemberId(1)].done_below.len(), 2);
+}
+
+/// Found by hostile input: what one member says of itself, or of another's end, is in every decision, and one that is
+/// longer than a frame reaches nobody.
+#[test]
+fn long_words_of_one_member_do_not_make_decisions_too_long() {
+    let mut world = World::new(2);
+    world.pump(ALL);
+    let mut info = world.engines[&MemberId(1)].view().members[0].clone();
+    (info.member, info.wants, info.shm) = (MemberId(7), None, Some("n".repeat(1 << 20)));
+    let join = Upward::Join { version: VERSION, info, epoch: Epoch(0) };
+    world.coordinator.handle_message(MemberId(7), join, 0);
+    let answer = std::iter::from_fn(|| world.coordinator.poll_message()).last();
+    assert!(matches!(answer, Some((MemberId(7), Downward::Refused { .. }))), "{answer:?}");
+    assert!(world.coordinator.spares().is_empty());
+    world.coordinator.handle_lost(MemberId(2), &"ä".repeat(1 << 20), 0);
+    assert!(world.losses()[0].cause.len() <= 1000);
+}

@@ -217,8 +217,8 @@ pub struct Engine {
     faults: BTreeMap<MemberId, String>,
     /// A mismatch was reported in this epoch.
     mismatched: bool,
-    /// Confirmations of ops that are not called here yet.
-    early_confirms: Vec<(OpId, Attempt, Rank)>,
+    /// Confirmations of ops that are not called here yet, by their sender.
+    early_confirms: BTreeMap<Rank, BTreeSet<(OpId, Attempt)>>,
     /// Some op so far had to be confirmed, here or elsewhere: links may carry confirmations.
     confirming: bool,
     /// The caller has said good-bye.
@@ -259,7 +259,7 @@ impl Engine {
             is_orphan: false,
             faults: BTreeMap::new(),
             mismatched: false,
-            early_confirms: Vec::new(),
+            early_confirms: BTreeMap::new(),
             confirming: false,
             leaving: false,
         };

@@ -5,9 +5,13 @@
 //! that those behind them pass. That they are not too many, it asks the sender to pause that communicator. Only that
 //! one: what it waits for itself comes on another, over the same link.
 
-use super::{Engine, Op};
+use super::{Engine, Op, STATE_COMM};
 use crate::ids::{Attempt, ChunkId, CommId, MemberId, OpId, OpSeq, Rank};
 use crate::wire::{Header, Kind};
+
+/// Confirmations of one rank that are kept for ops to be called here later. A rank can be ahead by what its links take
+/// before it must wait, a few dozen ops a communicator; what goes beyond this many is made up.
+const EARLY_MAX: usize = 4096;
 
 impl Engine {
     /// Posts the notes that are due, on each link in their order; `post` says whether there was room. True if any went
@@ -62,13 +66,14 @@ impl Engine {
         }
         match header.kind {
             Kind::Confirm => self.handle_confirm(from, header),
-            Kind::Pause => {
+            // Whoever asks for it was sent something of the communicator, so this rank has it.
+            Kind::Pause if self.comms.contains_key(&header.op.comm) || header.op.comm == STATE_COMM => {
                 self.paused.insert((from, header.op.comm));
             }
             Kind::Proceed => {
                 self.paused.remove(&(from, header.op.comm));
             }
-            Kind::Partial | Kind::Final => {}
+            Kind::Pause | Kind::Partial | Kind::Final => {}
         }
     }
 
@@ -79,13 +84,22 @@ impl Engine {
                 return; // Over and forgotten here.
             }
             // Its sender needed nothing from this rank and is ahead of the call here.
-            self.early_confirms.push((header.op, header.attempt, rank));
+            let early = self.early_confirms.entry(rank).or_default();
+            if early.len() < EARLY_MAX {
+                early.insert((header.op, header.attempt));
+            }
             return;
         }
         if let Some(op) = self.op_mut(header.op).filter(|o| o.attempt == header.attempt) {
             op.confirm(rank);
             self.try_release(header.op);
         }
+    }
+
+    /// Who has confirmed the op before it was called here.
+    pub(super) fn take_early_confirms(&mut self, op: OpId, attempt: Attempt) -> Vec<Rank> {
+        let early = self.early_confirms.iter_mut();
+        early.filter_map(|(rank, of)| of.remove(&(op, attempt)).then_some(*rank)).collect()
     }
 
     /// Tells those who wait for it that the op is whole here.

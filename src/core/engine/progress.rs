@@ -120,11 +120,9 @@ impl Engine {
         op.done = true;
         op.awaits = sets.awaits;
         let now = op.attempt;
-        if !self.early_confirms.is_empty() {
-            let of_op = |(of, at, _): &mut (OpId, _, _)| *of == id && *at == now;
-            let early: Vec<_> = self.early_confirms.extract_if(.., of_op).collect();
+        for rank in self.take_early_confirms(id, now) {
             if let Some(op) = self.op_mut(id) {
-                early.into_iter().for_each(|(.., rank)| op.confirm(rank));
+                op.confirm(rank);
             }
         }
         self.confirm_to(id, &sets.due);

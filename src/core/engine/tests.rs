@@ -383,3 +383,33 @@ fn a_decision_older_than_the_answered_fence_changes_nothing_and_the_answer_is_to
     engine.handle_message(decision(4, &[Some(1), Some(2), Some(3), Some(4)], Vec::new()), 0);
     assert_eq!((engine.phase(), engine.epoch()), (Phase::Steady, Epoch(4)));
 }
+
+fn note(kind: Kind, comm: u32, seq: u64) -> Header {
+    Header {
+        kind,
+        op: OpId { comm: CommId(comm), seq: OpSeq(seq) },
+        attempt: Attempt(0),
+        epoch: Epoch(1),
+        chunk: ChunkId(0),
+        signature: 0,
+        payload_bytes: 0,
+        stable: OpSeq(0),
+        checksum: 0,
+    }
+}
+
+/// Found by hostile input: each note about something that nobody has was kept until the next fence.
+#[test]
+fn notes_that_are_made_up_are_not_kept_without_end_and_harm_nobody_elses() {
+    let (mut engine, _, _) = with_an_op();
+    for made_up in 0..20_000 {
+        engine.handle_note(MemberId(2), &note(Kind::Confirm, 0, 100 + made_up));
+        engine.handle_note(MemberId(2), &note(Kind::Pause, 7 + made_up as u32, 0));
+    }
+    assert!(!engine.is_paused(), "of communicators that this rank does not have");
+    assert!(engine.early_confirms[&Rank(1)].len() <= 5000);
+    engine.handle_note(MemberId(3), &note(Kind::Confirm, 0, 90_000));
+    assert_eq!(engine.early_confirms[&Rank(2)].len(), 1, "what another rank says is kept all the same");
+    engine.handle_note(MemberId(2), &note(Kind::Pause, 0, 0));
+    assert!(engine.is_paused());
+}

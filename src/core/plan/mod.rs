@@ -171,6 +171,10 @@ pub fn build(spec: &Spec, world_size: u32, rank: Rank, chunk_bytes_max: usize) -
     crate::algorithms::build(spec, world_size, rank, chunk_bytes_max)
 }
 
+/// Chunks of an op at most: 512 GiB in chunks of the default size. The table of them is made at every rank, and at the
+/// coordinator from what a rank says.
+pub const CHUNKS_MAX: u64 = 1 << 21;
+
 /// Why no plan can be built.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -192,5 +196,13 @@ pub enum PlanError {
         root: Rank,
         /// The communicator's size.
         world_size: u32,
+    },
+    /// More than one op can move.
+    #[error("{count} elements of {dtype} a rank are more than one op can move; use several")]
+    TooLarge {
+        /// Elements asked for.
+        count: u64,
+        /// Their type.
+        dtype: crate::spec::Dtype,
     },
 }

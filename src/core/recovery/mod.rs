@@ -16,9 +16,12 @@ use crate::wire::message::{
     StateDecision, Verdict,
 };
 
+mod sound;
 #[cfg(test)]
 mod tests;
 mod verdict;
+
+pub(crate) use sound::flaw;
 
 use verdict::{Case, Part};
 

@@ -45,6 +45,8 @@ pub struct Incoming {
     is_shown: bool,
     /// The socket may have more than was read.
     readable: bool,
+    /// The end of the stream may already lie behind the bytes: a short read says nothing then, only an empty one does.
+    is_ending: bool,
 }
 
 /// What a read brought.
@@ -62,7 +64,8 @@ impl Incoming {
     pub fn attach(&mut self, stream: TcpStream, token: usize) -> Option<usize> {
         let replaced = self.close();
         self.stream = Some((stream, token));
-        self.readable = true;
+        // Events so far were those of a stranger: the end may have been among them.
+        self.set_readable(true);
         replaced
     }
 
@@ -81,9 +84,10 @@ impl Incoming {
         self.cells.drain(..).for_each(|cell| pool.give(cell.block));
     }
 
-    /// The socket became readable.
-    pub fn set_readable(&mut self) {
+    /// The socket became readable; `is_ending`: as far as its end, perhaps.
+    pub fn set_readable(&mut self, is_ending: bool) {
         self.readable = true;
+        self.is_ending |= is_ending;
     }
 
     /// Whether a read may bring something: connected, more expected, and the oldest message is not of an epoch to
@@ -178,8 +182,9 @@ impl Incoming {
             None => Ok(None),
         };
         let bytes = received.as_ref().map_or(0, |got| got.unwrap_or(0));
+        self.is_ending &= bytes > 0;
         // A short read has emptied the socket; whatever comes next makes a new edge.
-        self.readable = bytes == target.len() + parts[1].len();
+        self.readable = self.is_ending || bytes == target.len() + parts[1].len();
         let whole = self.took(bytes.min(target.len()));
         match second {
             Some(block) if bytes > target.len() => {

@@ -168,7 +168,7 @@ impl TcpTransport {
                 Owner::Stranger => self.hear(event.token),
                 Owner::Incoming(member) => {
                     if let Some(link) = self.links.get_mut(&member) {
-                        link.incoming.set_readable();
+                        link.incoming.set_readable(event.is_ending);
                         self.read(member);
                     }
                 }

@@ -38,6 +38,8 @@ pub struct Ready {
     pub owner: Owner,
     /// Bytes, or the end of the stream, can be read.
     pub is_readable: bool,
+    /// The end of the stream is among what can be read: no other event will tell of it.
+    pub is_ending: bool,
 }
 
 /// The queue and the owners.
@@ -86,8 +88,9 @@ impl Sockets {
         }
         ready.extend(self.events.iter().filter_map(|event| {
             let token = event.token().0;
-            let is_readable = event.is_readable() || event.is_read_closed() || event.is_error();
-            self.owners.get(&token).map(|&owner| Ready { token, owner, is_readable })
+            let is_ending = event.is_read_closed() || event.is_error();
+            let is_readable = event.is_readable() || is_ending;
+            self.owners.get(&token).map(|&owner| Ready { token, owner, is_readable, is_ending })
         }));
     }
 }
