@@ -9,7 +9,7 @@ use phalanx::launch::WorldSpec;
 
 use crate::chaos_world::{self, End};
 use crate::options::{self, Options, Takes};
-use crate::{bench, world};
+use crate::world;
 
 const USAGE: &str = "phalanx chaos [--kills K] [--seed N] [--bytes B] [--json] [WORLD OPTIONS]";
 
@@ -45,7 +45,7 @@ impl Task {
             return Err(format!("--bytes {bytes}: the elements are 64-bit integers, use a multiple of 8"));
         }
         let mut spec = world::spec(options, world::own_command(&["chaos-rank"])?)?;
-        let transport = bench::transport(options, &mut spec)?;
+        let transport = world::transport_here(options)?.name();
         let mut arg = |name: &str, value: u64| spec.command.extend([name.into(), value.to_string().into()]);
         arg("--bytes", bytes);
         arg("--seed", seed);
