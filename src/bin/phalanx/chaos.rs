@@ -9,9 +9,11 @@ use phalanx::launch::WorldSpec;
 
 use crate::chaos_world::{self, End};
 use crate::options::{self, Options, Takes};
-use crate::world;
+use crate::{faults, world};
 
-const USAGE: &str = "phalanx chaos [--kills K] [--seed N] [--bytes B] [--json] [WORLD OPTIONS]";
+const USAGE: &str = "\
+phalanx chaos [--kills K] [--seed N] [--bytes B] [--json] [WORLD OPTIONS]
+       phalanx chaos --fault KIND[,KIND...]|all [--runs N] ...; `phalanx chaos --fault all --help` tells its options";
 
 const OPTIONS: &[options::Option_] = &[
     ("kills", Takes::Value, "kills that hit an op in flight (10)"),
@@ -168,6 +170,10 @@ fn quantile(values: &[f64], part: f64) -> f64 {
 /// Kills until enough kills have hit. 0: they did, every result was right, nothing hung, no survivor saw an error it
 /// should not.
 pub fn run(args: Vec<OsString>) -> Result<i32, String> {
+    if args.iter().any(|arg| options::split(&arg.to_string_lossy()).is_some_and(|(name, _)| name == "fault"))
+    {
+        return faults::run(args);
+    }
     let Some(options) = options::parse(USAGE, &world::with(OPTIONS), args)? else { return Ok(0) };
     if let Some(word) = options.words.first() {
         return Err(format!("`{word}` is no option; usage: {USAGE}"));
