@@ -170,8 +170,9 @@ fn quantile(values: &[f64], part: f64) -> f64 {
 /// Kills until enough kills have hit. 0: they did, every result was right, nothing hung, no survivor saw an error it
 /// should not.
 pub fn run(args: Vec<OsString>) -> Result<i32, String> {
-    if args.iter().any(|arg| options::split(&arg.to_string_lossy()).is_some_and(|(name, _)| name == "fault"))
-    {
+    if args.iter().any(|arg| {
+        options::split(&arg.to_string_lossy()).is_some_and(|(name, _)| matches!(name, "fault" | "soak"))
+    }) {
         return faults::run(args);
     }
     let Some(options) = options::parse(USAGE, &world::with(OPTIONS), args)? else { return Ok(0) };

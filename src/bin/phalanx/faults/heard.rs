@@ -74,6 +74,18 @@ impl Heard {
         self.members.values_mut().for_each(|member| member.fresh = 0);
     }
 
+    /// Whoever has the seats now has had them from the first: of the others nothing need be known any more.
+    pub fn settle(&mut self) {
+        let epoch = self.epoch();
+        let holds = |(pid, member): (&u32, &Member)| {
+            (member.ended.is_none() && member.epoch == epoch).then_some((member.rank?, *pid))
+        };
+        self.first = self.members.iter().filter_map(holds).collect();
+        let seated: BTreeSet<u32> = self.first.values().copied().collect();
+        self.members.retain(|pid, _| seated.contains(pid));
+        self.mark();
+    }
+
     /// The latest epoch that anybody has told.
     pub fn epoch(&self) -> u64 {
         self.members.values().map(|member| member.epoch).max().unwrap_or(0)

@@ -14,6 +14,7 @@ mod heard;
 mod kind;
 mod left;
 mod network;
+mod soak;
 mod strike;
 mod world;
 
@@ -21,11 +22,13 @@ use heard::{Outcome, SMALL_BYTES};
 use kind::Fault;
 use left::Traces;
 use network::Network;
+use soak::Soak;
 use strike::Strike;
 use world::{Failure, World};
 
 const USAGE: &str = "\
-phalanx chaos --fault KIND[,KIND...]|all [--policy P] [--transport shm|tcp] [--runs N] [--seed S] [--json] [--no-skip]";
+phalanx chaos --fault KIND[,KIND...]|all [--policy P] [--transport shm|tcp] [--runs N] [--seed S] [--json] [--no-skip]
+       phalanx chaos --soak MINUTES [--transport shm|tcp] [--seed S]";
 
 /// Options of `phalanx chaos --fault`.
 pub const OPTIONS: &[options::Option_] = &[
@@ -34,6 +37,7 @@ pub const OPTIONS: &[options::Option_] = &[
     ("transport", Takes::Value, "shm or tcp (shm inside a host, tcp between)"),
     ("runs", Takes::Value, "runs of each fault (10)"),
     ("seed", Takes::Value, "seed of the first run; the next has the next (1)"),
+    ("soak", Takes::Value, "minutes of one fault after the other in one world: nothing may grow"),
     ("json", Takes::Flag, "print one JSON object a fault and nothing else"),
     ("no-skip", Takes::Flag, "fail where a fault cannot be done here"),
 ];
@@ -79,6 +83,13 @@ pub fn run(args: Vec<std::ffi::OsString>) -> Result<i32, String> {
     let Some(options) = options::parse(USAGE, OPTIONS, args)? else { return Ok(0) };
     if let Some(word) = options.words.first() {
         return Err(format!("`{word}` is no option; usage: {USAGE}"));
+    }
+    if options.has("soak") {
+        let (minutes, seed) = (options.get("soak", 1.0)?, options.get("seed", 1)?);
+        return match missing(Fault::Reorder) {
+            None => Soak { minutes, seed, transport: shared::transport_here(&options)? }.run(),
+            Some(needs) => Err(format!("--soak needs {needs}")),
+        };
     }
     let faults = faults(&options)?;
     let task = Task {
@@ -170,8 +181,15 @@ impl Task {
         };
         let mut random = Random::new(seed, STREAM);
         let is_small = bytes <= SMALL_BYTES;
-        let mut strike =
-            Strike { fault, policy: self.policy, world: &mut world, network, random: &mut random, is_small };
+        let mut strike = Strike {
+            fault,
+            policy: self.policy,
+            world: &mut world,
+            network,
+            random: &mut random,
+            is_small,
+            keeps_first: false,
+        };
         let struck = strike.carry_out();
         // Judged before it is asked to end: hosts end one after the other, and those that are left see a loss.
         let struck = struck.map(|right| (right.outcome(&world.heard), right.complaints(&world.heard)));

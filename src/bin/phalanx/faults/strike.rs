@@ -29,6 +29,8 @@ pub struct Strike<'a, 'w> {
     pub network: Option<&'a Network>,
     pub random: &'a mut Random,
     pub is_small: bool,
+    /// Whether rank 0 is none of those that are lost.
+    pub keeps_first: bool,
 }
 
 impl Strike<'_, '_> {
@@ -71,7 +73,8 @@ impl Strike<'_, '_> {
     }
 
     fn any(&mut self) -> Rank {
-        Rank(self.random.below(self.fault.ranks() as usize) as u32)
+        let from = usize::from(self.keeps_first);
+        Rank((from + self.random.below(self.fault.ranks() as usize - from)) as u32)
     }
 
     /// Two ranks.
@@ -264,9 +267,11 @@ impl Strike<'_, '_> {
     fn hit_link(&mut self, network: &Network, host: usize, ranks: &[Rank]) -> Result<Right, Failure> {
         // Packets of beats that are lost again and again may outlast a lease.
         let mut may: &[Rank] = &[];
+        let all: Vec<Rank> = (0..self.fault.ranks()).map(Rank).collect();
         if self.fault == Fault::Loss {
             network.lose(host)?;
-            may = ranks;
+            // Whoever sits there now, where others have been replaced before.
+            may = if self.keeps_first { &all } else { ranks };
         } else if self.fault == Fault::Delay {
             network.delay(host)?;
         } else {
