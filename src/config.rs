@@ -262,8 +262,7 @@ impl std::str::FromStr for LogLevel {
 /// # Errors
 /// When it is set to what is no level.
 pub fn log_level() -> Result<LogLevel, ConfigError> {
-    let vars = std::env::var("PHALANX_LOG").ok().map(|text| ("PHALANX_LOG".to_owned(), text));
-    Ok(parsed(&vars.into_iter().collect(), "PHALANX_LOG")?.unwrap_or_default())
+    Ok(variable("PHALANX_LOG")?.unwrap_or_default())
 }
 
 /// The job key, from `PHALANX_JOB_KEY`; `None`: it is not set.
@@ -280,17 +279,16 @@ pub fn job_key() -> Result<Option<crate::auth::JobKey>, ConfigError> {
 /// # Errors
 /// When the variable that counts is set to what is no transport.
 pub fn transport_here(given: Option<TransportChoice>) -> Result<TransportChoice, ConfigError> {
-    let vars = std::env::var("PHALANX_TRANSPORT").ok().map(|text| ("PHALANX_TRANSPORT".to_owned(), text));
-    among_neighbours(given, &vars.into_iter().collect())
+    among_neighbours(given, variable("PHALANX_TRANSPORT"))
 }
 
 fn among_neighbours(
     given: Option<TransportChoice>,
-    vars: &std::collections::BTreeMap<String, String>,
+    variable: Result<Option<TransportChoice>, ConfigError>,
 ) -> Result<TransportChoice, ConfigError> {
     let choice = match given {
         Some(choice) => choice,
-        None => parsed(vars, "PHALANX_TRANSPORT")?.unwrap_or_default(),
+        None => variable?.unwrap_or_default(),
     };
     // Inside a host, `Auto` is shared memory; a rank that cannot have it does not start.
     Ok(if choice == TransportChoice::Auto { TransportChoice::Shm } else { choice })
@@ -302,6 +300,15 @@ fn parsed_key(text: &str) -> Result<crate::auth::JobKey, ConfigError> {
         value: "(secret)".to_owned(),
         why: e.to_string(),
     })
+}
+
+/// One variable of this process; `None`: it is not set.
+fn variable<V: std::str::FromStr>(name: &'static str) -> Result<Option<V>, ConfigError>
+where
+    V::Err: std::fmt::Display,
+{
+    let text = std::env::var(name).ok();
+    parsed(&text.map(|text| (name.to_owned(), text)).into_iter().collect(), name)
 }
 
 fn parsed<V: std::str::FromStr>(
@@ -330,7 +337,7 @@ mod tests {
     fn what_is_given_counts_before_the_variable_and_the_variable_before_the_default() {
         let with = |given, var: Option<&str>| {
             let vars = var.map(|text| ("PHALANX_TRANSPORT".to_owned(), text.to_owned()));
-            among_neighbours(given, &vars.into_iter().collect())
+            among_neighbours(given, parsed(&vars.into_iter().collect(), "PHALANX_TRANSPORT"))
         };
         use TransportChoice::{Auto, Shm, Tcp};
         assert_eq!((with(None, None), with(None, Some("tcp"))), (Ok(Shm), Ok(Tcp)));

@@ -4,37 +4,17 @@
 
 #[path = "processes/launched.rs"]
 mod launched;
-#[allow(dead_code, reason = "several tests use it, each a part of it")]
 #[path = "processes/talking.rs"]
 mod talking;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::process::Command;
 use std::sync::mpsc::{Receiver, channel};
 
-use launched::{Watched, abstract_sockets, children_of, signal, wait_children, wait_each};
+use launched::{Folder, Watched, abstract_sockets, children_of, signal, wait_children, wait_each};
 use phalanx::auth::JobKey;
 use rustix::process::Signal;
 use talking::{PHALANX, Said, Talking, wait_line};
-
-/// A folder that is the command's own: where it runs and where it would put temporary files.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> Self {
-        let unique = JobKey::random().unwrap().to_hex();
-        let folder = std::env::temp_dir().join(format!("phalanx-interrupt-{}", &unique[..16]));
-        std::fs::create_dir(&folder).unwrap();
-        Self(folder)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
 
 /// Names in /dev/shm that are this project's; memory of ranks has no name at all.
 fn named_segments() -> BTreeSet<std::ffi::OsString> {
@@ -50,7 +30,8 @@ fn interrupt(
     has_children: bool,
     middle: impl FnOnce(&Talking, &Receiver<Said>),
 ) {
-    let folder = Folder::new();
+    // Where the command runs, and where it would put temporary files.
+    let folder = Folder::new("interrupt");
     let (tell, said) = channel();
     let mut command = Command::new(PHALANX);
     command.args(words).current_dir(&folder.0).env("TMPDIR", &folder.0).env_remove("PHALANX_JOB_KEY");
@@ -142,11 +123,9 @@ fn a_share_of_a_world_ends_whole_by_ctrl_c() {
     let (tell, said) = channel();
     let mut coordinator = Command::new(PHALANX);
     coordinator.args(["coordinator", "-n", "2"]).env("PHALANX_JOB_KEY", &key);
-    let _coordinator = Talking::start(&mut coordinator, "coordinator", &tell);
-    let line = wait_line(&said, |_, line| line.starts_with("coordinator at "));
-    let address = line.strip_prefix("coordinator at ").unwrap();
+    let (_coordinator, address) = talking::coordinator(&mut coordinator, &tell, &said);
     let mut run = Command::new(PHALANX);
-    run.args(["run", "--coordinator", address, "-n", "2"]).env("PHALANX_JOB_KEY", &key);
+    run.args(["run", "--coordinator", &address, "-n", "2"]).env("PHALANX_JOB_KEY", &key);
     let mut run = launched::stepping(&mut run, "run", &tell);
     wait_each(&said, &[("run", "[r0] progress"), ("run", "[r1] progress")]);
     let children: Vec<Watched> = children_of(run.0.id()).into_iter().map(Watched::open).collect();

@@ -5,7 +5,6 @@
 
 #[path = "processes/launched.rs"]
 mod launched;
-#[allow(dead_code, reason = "several tests use it, each a part of it")]
 #[path = "processes/talking.rs"]
 mod talking;
 
@@ -92,12 +91,10 @@ fn a_launcher_on_each_host_and_a_network_that_splits_between_them() {
     let mut coordinator = split.command(&split.near);
     coordinator.args(["coordinator", "--listen", &format!("{NEAR}:0"), "-n", "4", "--lease-ms", "1500"]);
     coordinator.args(["--domains-lost-max", "2"]).env("PHALANX_JOB_KEY", &key);
-    let _coordinator = Talking::start(&mut coordinator, "coordinator", &tell);
-    let line = wait_line(&said, |label, line| label == "coordinator" && line.starts_with("coordinator at "));
-    let address = line.strip_prefix("coordinator at ").unwrap();
+    let (_coordinator, address) = talking::coordinator(&mut coordinator, &tell, &said);
     let start = |space: &str, label, options: &[&str]| {
         let mut run = split.command(space);
-        run.args(["run", "--coordinator", address]).args(options).env("PHALANX_JOB_KEY", &key);
+        run.args(["run", "--coordinator", &address]).args(options).env("PHALANX_JOB_KEY", &key);
         stepping(&mut run, label, &tell)
     };
     // Two ranks on each side, and two spares where the coordinator is; no more come on that side.

@@ -4,18 +4,17 @@
 
 #[path = "processes/launched.rs"]
 mod launched;
-#[allow(dead_code, reason = "several tests use it, each a part of it")]
 #[path = "processes/talking.rs"]
 mod talking;
 
 use std::io::Read;
 use std::process::{Command, Stdio};
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 use launched::{Watched, child_for, children_of, disturbed, signal, stepping, wait_children, wait_each};
 use phalanx::auth::JobKey;
 use rustix::process::Signal;
-use talking::{PHALANX, Talking, wait_line};
+use talking::{PHALANX, Said, Talking, wait_line};
 
 fn phalanx(words: &[&str]) -> Command {
     let mut command = Command::new(PHALANX);
@@ -153,21 +152,20 @@ fn a_command_that_never_joins_ends_with_its_launcher_all_the_same() {
     }
 }
 
-/// A coordinator of two ranks, and how to start a launcher of its world.
-fn two_hosts(tell: &std::sync::mpsc::Sender<talking::Said>) -> (Talking, String) {
+/// A coordinator of two ranks, its address, the key of its world.
+fn two_hosts(tell: &Sender<Said>, said: &Receiver<Said>) -> (Talking, String, String) {
     let key = JobKey::random().unwrap().to_hex();
-    let mut coordinator = phalanx(&["coordinator", "-n", "2", "--lease-ms", "1500"]);
-    (Talking::start(coordinator.env("PHALANX_JOB_KEY", &key), "coordinator", tell), key)
+    let mut command = phalanx(&["coordinator", "-n", "2", "--lease-ms", "1500"]);
+    let (coordinator, address) = talking::coordinator(command.env("PHALANX_JOB_KEY", &key), tell, said);
+    (coordinator, address, key)
 }
 
 #[test]
 fn a_rank_that_another_host_replaced_is_no_failure_of_its_own() {
     let (tell, said) = channel();
-    let (_coordinator, key) = two_hosts(&tell);
-    let line = wait_line(&said, |_, line| line.starts_with("coordinator at "));
-    let address = line.strip_prefix("coordinator at ").unwrap();
+    let (_coordinator, address, key) = two_hosts(&tell, &said);
     let start = |label, options: &[&str]| {
-        let mut run = phalanx(&["run", "--coordinator", address]);
+        let mut run = phalanx(&["run", "--coordinator", &address]);
         run.args(options).env("PHALANX_JOB_KEY", &key);
         stepping(&mut run, label, &tell)
     };
@@ -183,9 +181,7 @@ fn a_rank_that_another_host_replaced_is_no_failure_of_its_own() {
 #[test]
 fn a_launcher_that_cannot_take_part_says_why() {
     let (tell, said) = channel();
-    let (_coordinator, key) = two_hosts(&tell);
-    let line = wait_line(&said, |_, line| line.starts_with("coordinator at "));
-    let address = line.strip_prefix("coordinator at ").unwrap();
+    let (_coordinator, address, key) = two_hosts(&tell, &said);
     let other = JobKey::random().unwrap().to_hex();
     for (options, key, code, parts) in [
         (&["-n", "1"][..], None, 2, &["PHALANX_JOB_KEY is not set", "phalanx coordinator"][..]),
@@ -195,7 +191,7 @@ fn a_launcher_that_cannot_take_part_says_why() {
         (&["-n", "0"], Some(&key), 2, &["nothing to start"]),
         (&["-n", "1", "--policy", "abort"], Some(&key), 2, &["--policy", "phalanx coordinator"]),
     ] {
-        let mut run = phalanx(&["run", "--coordinator", address]);
+        let mut run = phalanx(&["run", "--coordinator", &address]);
         run.args(options).args(["--", "true"]).envs(key.map(|key| ("PHALANX_JOB_KEY", key)));
         let (ended_with, _, errors) = ended(&mut run);
         assert_eq!(ended_with, code, "{options:?}: {errors}");
@@ -243,14 +239,10 @@ fn spares_that_crash_are_given_up() {
 /// The launcher knows a shell, the coordinator the program that the shell started.
 #[test]
 fn a_rank_behind_a_shell_is_known_to_a_launcher_under_a_coordinator_elsewhere() {
-    let key = JobKey::random().unwrap().to_hex();
     let (tell, said) = channel();
-    let mut command = phalanx(&["coordinator", "-n", "2", "--listen", "127.0.0.1:0"]);
-    let _coordinator = Talking::start(command.env("PHALANX_JOB_KEY", &key), "coordinator", &tell);
-    let line = wait_line(&said, |label, line| label == "coordinator" && line.starts_with("coordinator at "));
-    let address = line.strip_prefix("coordinator at ").unwrap();
+    let (_coordinator, address, key) = two_hosts(&tell, &said);
     let mut command =
-        phalanx(&["run", "--coordinator", address, "-n", "2", "--spares", "1", "--", "sh", "-c"]);
+        phalanx(&["run", "--coordinator", &address, "-n", "2", "--spares", "1", "--", "sh", "-c"]);
     command.arg(format!("{PHALANX} chaos-rank --steps --bytes 64K; exit $?")).env("PHALANX_JOB_KEY", &key);
     let run = Talking::start(&mut command, "run", &tell);
     wait_each(&said, &[("run", "[r0] progress"), ("run", "[r1] progress")]);

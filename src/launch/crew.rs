@@ -14,7 +14,7 @@ pub(super) struct Crew {
     pub(super) living: Living,
     orders: Sender<Order>,
     thread: Option<std::thread::JoinHandle<()>>,
-    interrupt: Option<Interrupt>,
+    _interrupt: Option<Interrupt>,
 }
 
 impl Crew {
@@ -25,7 +25,7 @@ impl Crew {
         (orders, taken): (Sender<Order>, Receiver<Order>),
         stops_on_interrupt: bool,
     ) -> Result<Self, LaunchError> {
-        let interrupt = stops_on_interrupt.then(|| watch(&orders)).transpose()?;
+        let _interrupt = stops_on_interrupt.then(|| watch(&orders)).transpose()?;
         // One thread starts all children and lasts as long as they do: a child that asked for a signal at its
         // parent's death gets it when the thread that started it ends.
         let (ready, started) = std::sync::mpsc::sync_channel(1);
@@ -33,19 +33,12 @@ impl Crew {
             .name("phalanx-launch".to_owned())
             .spawn(move || supervisor.run(&taken, &ready))
             .map_err(LaunchError::Thread)?;
-        let crew = Self { living, orders, thread: Some(thread), interrupt };
+        let crew = Self { living, orders, thread: Some(thread), _interrupt };
         match started.recv() {
             Ok(Ok(())) => Ok(crew),
             Ok(Err(cause)) => Err(cause),
             Err(_) => Err(LaunchError::Thread(std::io::Error::other("it ended at once"))),
         }
-    }
-
-    pub(super) fn stop_on_interrupt(&mut self) -> Result<(), LaunchError> {
-        if self.interrupt.is_none() {
-            self.interrupt = Some(watch(&self.orders)?);
-        }
-        Ok(())
     }
 
     pub(super) fn wait(&self) -> i32 {

@@ -104,7 +104,8 @@ pub struct WorldSpec {
     pub output: Output,
     /// Where the coordinator listens; port 0 lets the system choose.
     pub listen: SocketAddr,
-    /// Whether SIGINT and SIGTERM to this process end the world, from before its first child on.
+    /// Whether SIGINT and SIGTERM to this process end the world, from before its first child on; waiting for it then
+    /// returns 128 plus the signal.
     pub stops_on_interrupt: bool,
 }
 

@@ -77,20 +77,6 @@ impl Share {
         Ok(Self { crew: Crew::start(supervisor, living, (orders, taken), stops)? })
     }
 
-    /// Children that live, with their labels (`r0`, `spare 1`), by process id.
-    #[must_use]
-    pub fn children(&self) -> Vec<(u32, String)> {
-        self.crew.living.list()
-    }
-
-    /// As [`World::stop_on_interrupt`](super::World::stop_on_interrupt).
-    ///
-    /// # Errors
-    /// When the signals cannot be caught.
-    pub fn stop_on_interrupt(&mut self) -> Result<(), LaunchError> {
-        self.crew.stop_on_interrupt()
-    }
-
     /// Blocks until every child of this host has ended, and says how, as [`World::wait`](super::World::wait) does: a
     /// rank that was replaced does not count, on whatever host its successor is.
     #[must_use]

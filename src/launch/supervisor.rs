@@ -28,6 +28,9 @@ const LEARN_WITHIN: Duration = Duration::from_secs(15);
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// How often the seats are looked at once a rank has ended without taking one.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// So many spares may be killed one after the other before it is no accident: a program that crashes at its start is
+/// not started again and again.
+const SPARES_KILLED_MAX: u32 = 8;
 
 pub(super) enum Order {
     /// The child has ended, but is not reaped yet.
@@ -39,10 +42,6 @@ pub(super) enum Order {
     Interrupted(i32),
     Stop,
 }
-
-/// So many spares may be killed one after the other before it is no accident: a program that crashes at its start is
-/// not started again and again.
-const SPARES_KILLED_MAX: u32 = 8;
 
 struct Started {
     child: Child,
@@ -247,7 +246,7 @@ impl Supervisor {
             }
         }
         if self.finished.is_some_and(|at| at + SPARES_END_WITHIN <= now) && self.only_spares_are_left() {
-            self.end_spares();
+            self.kill_all();
             self.finished = Some(now);
         }
         self.judge_absence();
@@ -457,12 +456,10 @@ impl Supervisor {
 
     fn end(&mut self, code: i32, why: Option<String>) {
         self.verdict.get_or_insert(Over { code, why });
-        for &pid in self.children.keys() {
-            self.living.kill_all_of(pid);
-        }
+        self.kill_all();
     }
 
-    fn end_spares(&mut self) {
+    fn kill_all(&self) {
         for &pid in self.children.keys() {
             self.living.kill_all_of(pid);
         }

@@ -104,15 +104,6 @@ impl World {
         self.kill(pid, signal).map(|()| pid)
     }
 
-    /// From now on SIGINT and SIGTERM to this process end the world; [`wait`](Self::wait) then returns 128 plus the
-    /// signal.
-    ///
-    /// # Errors
-    /// When the signals cannot be caught.
-    pub fn stop_on_interrupt(&mut self) -> Result<(), LaunchError> {
-        self.crew.stop_on_interrupt()
-    }
-
     /// Blocks until every child has ended. 0 when all seated ranks left by themselves with 0, and when none ever joined
     /// and none failed; else the code of the first that failed and was not replaced (128 plus the signal's number for a
     /// signal).

@@ -4,13 +4,33 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Instant;
 
+use phalanx::auth::JobKey;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 use crate::talking::{LONG, PHALANX, Said, Talking, wait_line};
+
+/// A folder with a name of its own, gone when dropped.
+pub struct Folder(pub PathBuf);
+
+impl Folder {
+    pub fn new(of: &str) -> Self {
+        let unique = JobKey::random().unwrap().to_hex();
+        let folder = std::env::temp_dir().join(format!("phalanx-{of}-{}", &unique[..16]));
+        std::fs::create_dir(&folder).unwrap();
+        Self(folder)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
 
 /// A process that can be waited for although it is no child of the test.
 pub struct Watched {

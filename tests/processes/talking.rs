@@ -1,5 +1,7 @@
 //! Processes that a test starts and listens to: members of a world, or its coordinator.
 
+#![allow(dead_code, reason = "each of several tests uses a part of it")]
+
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender};
@@ -54,6 +56,13 @@ impl Drop for Talking {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// Starts `command`, a `phalanx coordinator`, and says where it listens. What others say meanwhile is not kept.
+pub fn coordinator(command: &mut Command, tell: &Sender<Said>, said: &Receiver<Said>) -> (Talking, String) {
+    let coordinator = Talking::start(command, "coordinator", tell);
+    let line = wait_line(said, |label, line| label == "coordinator" && line.starts_with("coordinator at "));
+    (coordinator, line.strip_prefix("coordinator at ").unwrap().to_owned())
 }
 
 /// Waits for a line; no line may tell of a wrong element.

@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::sync::{Arc, Mutex};
 
-use phalanx::config::{TransportChoice, transport_here};
 use phalanx::core::policy::Policy;
 use phalanx::core::spec::{Algorithm, Collective, Dtype};
 use phalanx::launch::{Line, Output, Stream, World, WorldSpec};
@@ -143,8 +142,7 @@ impl Task {
         if ops_per_step == 0 {
             return Err("--ops-per-step 0: at least one op makes a step".to_owned());
         }
-        let mut world = world::spec(options, Vec::new())?;
-        let transport = transport(options, &mut world)?;
+        let (transport, world) = (world::transport_here(options)?.name(), world::spec(options, Vec::new())?);
         Ok(Self {
             collective,
             dtype: options.get("dtype", Dtype::F32)?,
@@ -175,8 +173,7 @@ impl Task {
             }
             Some(_) | None => eprintln!("[{}] {}", line.label, line.text),
         }));
-        let mut world = World::spawn(spec, |_, _| {}).map_err(|e| e.to_string())?;
-        world.stop_on_interrupt().map_err(|e| e.to_string())?;
+        let world = World::spawn(spec, |_, _| {}).map_err(|e| e.to_string())?;
         let code = world.wait();
         // Its threads have handed on every line once the world is dropped.
         drop(world);
@@ -265,17 +262,6 @@ impl Task {
             row.wrong
         );
     }
-}
-
-/// The transport between the ranks of `world`: the option, else the variable that they inherit, else shared memory.
-pub fn transport(options: &Options, world: &mut WorldSpec) -> Result<&'static str, String> {
-    let text = options.text("transport");
-    let given = text.map(|text| text.parse().map_err(|e| format!("--transport {text}: {e}"))).transpose()?;
-    if let Some(TransportChoice::Auto) = given {
-        // Asked for by name: the ranks must not take another one from the variable.
-        world.transport = Some(TransportChoice::Auto.name().to_owned());
-    }
-    Ok(transport_here(given).map_err(|e| e.to_string())?.name())
 }
 
 /// The collective that a word names, if it is measured.

@@ -9,9 +9,11 @@ use phalanx::launch::WorldSpec;
 
 use crate::chaos_world::{self, End};
 use crate::options::{self, Options, Takes};
-use crate::{bench, world};
+use crate::{faults, world};
 
-const USAGE: &str = "phalanx chaos [--kills K] [--seed N] [--bytes B] [--json] [WORLD OPTIONS]";
+const USAGE: &str = "\
+phalanx chaos [--kills K] [--seed N] [--bytes B] [--json] [WORLD OPTIONS]
+       phalanx chaos --fault KIND[,KIND...]|all [--runs N] ...; `phalanx chaos --fault all --help` tells its options";
 
 const OPTIONS: &[options::Option_] = &[
     ("kills", Takes::Value, "kills that hit an op in flight (10)"),
@@ -45,7 +47,7 @@ impl Task {
             return Err(format!("--bytes {bytes}: the elements are 64-bit integers, use a multiple of 8"));
         }
         let mut spec = world::spec(options, world::own_command(&["chaos-rank"])?)?;
-        let transport = bench::transport(options, &mut spec)?;
+        let transport = world::transport_here(options)?.name();
         let mut arg = |name: &str, value: u64| spec.command.extend([name.into(), value.to_string().into()]);
         arg("--bytes", bytes);
         arg("--seed", seed);
@@ -168,6 +170,11 @@ fn quantile(values: &[f64], part: f64) -> f64 {
 /// Kills until enough kills have hit. 0: they did, every result was right, nothing hung, no survivor saw an error it
 /// should not.
 pub fn run(args: Vec<OsString>) -> Result<i32, String> {
+    if args.iter().any(|arg| {
+        options::split(&arg.to_string_lossy()).is_some_and(|(name, _)| matches!(name, "fault" | "soak"))
+    }) {
+        return faults::run(args);
+    }
     let Some(options) = options::parse(USAGE, &world::with(OPTIONS), args)? else { return Ok(0) };
     if let Some(word) = options.words.first() {
         return Err(format!("`{word}` is no option; usage: {USAGE}"));

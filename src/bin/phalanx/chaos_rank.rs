@@ -42,11 +42,15 @@ pub fn run(args: Vec<OsString>) -> Result<i32, String> {
     if let Err(error) = &result {
         let how = ending(error);
         let ended = Report::Ended { rank: comm.rank(), op: rank_loop.op, how, text: error.to_string() };
-        println!("{}", ended.to_line());
+        say(&ended);
         return Ok(i32::from(how != Ending::Aborted));
     }
     rank_loop.report_progress(&comm);
     Ok(0)
+}
+
+fn say(report: &Report) {
+    println!("{}", report.to_line(std::process::id()));
 }
 
 fn ending(error: &Error) -> Ending {
@@ -206,7 +210,7 @@ impl RankLoop {
 
     fn report_wrong(&self, rank: Rank, elements: u64, at: usize, is: u64, should: u64) {
         let wrong = Report::Wrong { rank, op: self.op, elements, at: at as u64, is, should };
-        println!("{}", wrong.to_line());
+        say(&wrong);
     }
 
     fn after(&mut self, comm: &Communicator, done: Done) {
@@ -217,13 +221,13 @@ impl RankLoop {
         if self.disturbed > 0 {
             self.disturbed -= 1;
             let Done { at_us: done_us, fill_us, .. } = done;
-            println!("{}", Report::Disturbed { rank, op, epoch, done_us, fill_us }.to_line());
+            say(&Report::Disturbed { rank, op, epoch, done_us, fill_us });
         } else if self.times_us.len() < TIMES_MAX {
             self.times_us.push(done.op_us);
         }
         if self.contributors != done.contributors {
             self.contributors.clone_from(&done.contributors);
-            println!("{}", Report::Contributors { rank, op, ranks: done.contributors }.to_line());
+            say(&Report::Contributors { rank, op, ranks: done.contributors });
         }
         if self.reported.elapsed() >= REPORT_EVERY {
             self.report_progress(comm);
@@ -234,7 +238,7 @@ impl RankLoop {
         let Some(rank) = comm.rank() else { return };
         self.times_us.sort_unstable();
         let op_us = self.times_us.get(self.times_us.len() / 2).copied().unwrap_or(0);
-        println!("{}", Report::Progress { rank, op: self.op, op_us }.to_line());
+        say(&Report::Progress { rank, op: self.op, op_us });
         self.times_us.clear();
         self.reported = Instant::now();
     }

@@ -50,9 +50,15 @@ pub fn now_us() -> u64 {
 }
 
 impl Report {
-    /// The line, without its end.
-    pub fn to_line(&self) -> String {
-        match self {
+    /// The line of process `pid`, without its end.
+    pub fn to_line(&self, pid: u32) -> String {
+        let (fields, text) = self.fields();
+        let text = text.map_or_else(String::new, |text| format!(" text={}", text.replace('\n', " ")));
+        format!("{fields} pid={pid}{text}")
+    }
+
+    fn fields(&self) -> (String, Option<&str>) {
+        let fields = match self {
             Self::Progress { rank, op, op_us } => format!("progress rank={} op={op} op_us={op_us}", rank.0),
             Self::Disturbed { rank, op, epoch, done_us, fill_us } => {
                 format!("disturbed rank={} op={op} epoch={epoch} done_us={done_us} fill_us={fill_us}", rank.0)
@@ -67,10 +73,16 @@ impl Report {
             }
             Self::Ended { rank, op, how, text } => {
                 let rank = rank.map_or_else(|| "none".to_owned(), |r| r.0.to_string());
-                let text = text.replace('\n', " ");
-                format!("ended rank={rank} op={op} how={} text={text}", how.name())
+                return (format!("ended rank={rank} op={op} how={}", how.name()), Some(text));
             }
-        }
+        };
+        (fields, None)
+    }
+
+    /// Which process printed a line that is a report.
+    pub fn pid_of(line: &str) -> Option<u32> {
+        let (fields, _) = line.split_once(" text=").unwrap_or((line, ""));
+        fields.split(' ').find_map(|field| field.strip_prefix("pid=")?.parse().ok())
     }
 
     /// A report, if the line is one.
@@ -124,11 +136,12 @@ mod tests {
             Report::Disturbed { rank, op: 7, epoch: 2, done_us: u64::MAX, fill_us: 0 },
             Report::Contributors { rank, op: 9, ranks: vec![Rank(0), Rank(3)] },
             Report::Wrong { rank, op: 9, elements: 2, at: 5, is: 1, should: u64::MAX },
-            Report::Ended { rank: None, op: 0, how: Ending::Evicted, text: "out: a = b".to_owned() },
+            Report::Ended { rank: None, op: 0, how: Ending::Evicted, text: "out: a = b pid=1".to_owned() },
             Report::Ended { rank: Some(rank), op: 1, how: Ending::Aborted, text: String::new() },
         ];
         for report in reports {
-            assert_eq!(Report::parse(&report.to_line()), Some(report.clone()), "{}", report.to_line());
+            let line = report.to_line(4711);
+            assert_eq!((Report::parse(&line), Report::pid_of(&line)), (Some(report), Some(4711)), "{line}");
         }
         for line in ["", "progress", "progress rank=1", "hello op=1", "contributors rank=1 op=2 ranks=x"] {
             assert_eq!(Report::parse(line), None, "{line}");

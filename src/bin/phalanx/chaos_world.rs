@@ -48,8 +48,7 @@ pub fn play(task: &Task, tally: &mut Tally, random: &mut Random) -> Result<End, 
     // A line waits in the channel, not in the pipe: the rank that printed it goes on.
     spec.output = Output::Pipe(Arc::new(move |line| drop(tell_line.send(News::Line(line)))));
     let spawned = World::spawn(spec, move |event, _| drop(tell.send(News::World(now_us(), event.clone()))));
-    let mut world = spawned.map_err(|e| e.to_string())?;
-    world.stop_on_interrupt().map_err(|e| e.to_string())?;
+    let world = spawned.map_err(|e| e.to_string())?;
     let mut run = Run::new(task, tally, random);
     let end = run.follow(&world, &news);
     run.tally.ops += run.last_op.values().max().map_or(0, |op| op + 1);

@@ -64,33 +64,24 @@ pub fn run(args: Vec<OsString>) -> Result<i32, String> {
         Some(files) => Box::new(files.clone()),
         None => Box::new(MemoryStore::default()),
     };
-    let over = |files: &mut Option<FileStore>| match files {
-        Some(files) => {
-            let over = Settings { is_over: true, ..settings.clone() };
-            files.save_settings(&over).map_err(|e| e.to_string())
-        }
-        None => Ok(()),
+    let note_over = || {
+        let Some(files) = &mut files else { return Ok(()) };
+        files.save_settings(&Settings { is_over: true, ..settings.clone() }).map_err(|e| e.to_string())
     };
-    let end = serve(&settings, listener, store, is_fresh, || over(&mut files))?;
-    let code = match end {
-        End::Interrupted(signal) => return Ok(128 + signal),
+    Ok(match serve(&settings, listener, store, is_fresh, note_over)? {
+        End::Interrupted(signal) => 128 + signal,
         End::Finished => 0,
         End::GivenUp(why) => {
             eprintln!("phalanx: the run cannot go on: {why}");
             1
         }
-    };
-    Ok(code)
+    })
 }
 
 /// A coordinator starts no process, so these would do nothing here.
 fn refuse_what_launchers_take(args: &[OsString]) -> Result<(), String> {
     let given = |name: &str| {
-        let matches = |arg: &OsString| {
-            arg.to_str()
-                .and_then(|arg| arg.strip_prefix("--"))
-                .is_some_and(|arg| arg.split_once('=').map_or(arg, |(before, _)| before) == name)
-        };
+        let matches = |arg: &OsString| options::split(&arg.to_string_lossy()).is_some_and(|(n, _)| n == name);
         args.iter().take_while(|arg| *arg != "--").any(matches)
     };
     match world::START.iter().map(|(name, ..)| *name).find(|name| given(name)) {

@@ -4,7 +4,6 @@
 use std::ffi::OsString;
 use std::str::FromStr;
 
-use phalanx::config::{TransportChoice, transport_here};
 use phalanx::core::ids::{Rank, StepId};
 use phalanx::demo::display::Screen;
 use phalanx::demo::network::ParamsHash;
@@ -106,17 +105,15 @@ pub fn run(args: Vec<OsString>) -> Result<i32, String> {
 
 fn training(options: &Options) -> Result<Training, String> {
     let ranks: u32 = options.get(if options.text("n").is_some() { "n" } else { "ranks" }, 4)?;
-    let given = options.text("transport").map(|text| match text {
-        "shm" => Ok(TransportChoice::Shm),
-        "tcp" => Ok(TransportChoice::Tcp),
-        other => Err(format!("--transport {other}: use shm or tcp")),
-    });
+    if let Some(other) = options.text("transport").filter(|name| !matches!(*name, "shm" | "tcp")) {
+        return Err(format!("--transport {other}: use shm or tcp"));
+    }
     let training = Training {
         ranks,
         spares: options.get("spares", 1)?,
         steps: options.get("steps", STEPS)?,
         seed: options.get("seed", 1)?,
-        transport: transport_here(given.transpose()?).map_err(|e| e.to_string())?.name().to_owned(),
+        transport: world::transport_here(options)?.name().to_owned(),
         program: world::own_command(&["demo-rank"])?,
     };
     if training.ranks == 0 {

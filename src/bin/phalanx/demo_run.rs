@@ -139,11 +139,10 @@ pub fn play(training: &Training, kill: Option<Kill>, show: &mut Show) -> Result<
     // A line waits in the channel, not in the pipe: the rank that printed it goes on.
     spec.output =
         Output::Pipe(Arc::new(move |line| drop(tell_line.send((Instant::now(), News::Line(line))))));
-    let mut world = World::spawn(spec, move |event, _| {
+    let world = World::spawn(spec, move |event, _| {
         drop(tell.send((Instant::now(), News::World(event.clone()))));
     })
     .map_err(|e| e.to_string())?;
-    world.stop_on_interrupt().map_err(|e| e.to_string())?;
     let mut run = Run::new(training, kill);
     let mut heard = Instant::now();
     let code = loop {

@@ -12,6 +12,7 @@ mod demo;
 mod demo_rank;
 mod demo_run;
 mod doctor;
+mod faults;
 mod options;
 mod plan;
 mod run;

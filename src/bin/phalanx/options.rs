@@ -58,13 +58,9 @@ pub fn parse_with_command(
             }
             return Ok(None);
         }
-        let Some(name) = text.strip_prefix("--").or_else(|| text.strip_prefix('-')) else {
+        let Some((name, inline)) = split(&text) else {
             options.words.push(text);
             continue;
-        };
-        let (name, inline) = match name.split_once('=') {
-            Some((n, v)) if !n.is_empty() => (n, Some(v.to_owned())),
-            _ => (name, None),
         };
         let Some((name, takes, _)) = known.iter().find(|(n, ..)| *n == name) else {
             return Err(format!("`{text}` is no option here; usage: {usage}"));
@@ -72,7 +68,7 @@ pub fn parse_with_command(
         let value = match (takes, inline) {
             (Takes::Flag, None) => String::new(),
             (Takes::Flag, Some(_)) => return Err(format!("--{name} takes no value")),
-            (Takes::Value, Some(v)) => v,
+            (Takes::Value, Some(v)) => v.to_owned(),
             (Takes::Value, None) => match args.next() {
                 Some(v) => v.to_string_lossy().into_owned(),
                 None => return Err(format!("--{name} needs a value; usage: {usage}")),
@@ -81,6 +77,15 @@ pub fn parse_with_command(
         options.values.insert(name, value);
     }
     Ok(Some(options))
+}
+
+/// Name and value of `--name=value`, `-name=value` and the same without a value; `None`: it is no option.
+pub fn split(text: &str) -> Option<(&str, Option<&str>)> {
+    let name = text.strip_prefix("--").or_else(|| text.strip_prefix('-'))?;
+    Some(match name.split_once('=') {
+        Some((name, value)) if !name.is_empty() => (name, Some(value)),
+        Some(_) | None => (name, None),
+    })
 }
 
 impl Options {

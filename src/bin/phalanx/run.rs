@@ -78,7 +78,7 @@ fn share(options: &Options) -> Result<(WorldSpec, ShareSpec), String> {
     spec.spares = options.get("spares", 0)?;
     spec.respawn = !options.has("no-respawn");
     spec.domain = world::domain(options)?;
-    spec.transport = world::transport(options)?;
+    spec.transport = world::transport(options)?.map(|choice| choice.name().to_owned());
     if spec.ranks == 0 && spec.spares == 0 {
         return Err("-n 0 without --spares M: there is nothing to start".to_owned());
     }

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
+use phalanx::config::{self, TransportChoice};
 use phalanx::core::policy::{Policy, Rules};
 use phalanx::launch::{Domain, WorldSpec};
 
@@ -42,7 +43,7 @@ pub fn spec(options: &Options, command: Vec<OsString>) -> Result<WorldSpec, Stri
     spec.spares = options.get("spares", u32::from(policy == Policy::Replace))?;
     spec.respawn = policy == Policy::Replace && !options.has("no-respawn");
     spec.domain = domain(options)?;
-    spec.transport = transport(options)?;
+    spec.transport = transport(options)?.map(|choice| choice.name().to_owned());
     spec.stops_on_interrupt = true;
     Ok(spec)
 }
@@ -73,12 +74,15 @@ pub fn domain(options: &Options) -> Result<Domain, String> {
 }
 
 /// The transport of all links; `None`: not said, the environment may.
-pub fn transport(options: &Options) -> Result<Option<String>, String> {
-    match options.text("transport") {
-        None => Ok(None),
-        Some(name @ ("auto" | "shm" | "tcp")) => Ok(Some(name.to_owned())),
-        Some(other) => Err(format!("--transport {other}: use shm, tcp or auto")),
-    }
+pub fn transport(options: &Options) -> Result<Option<TransportChoice>, String> {
+    let Some(text) = options.text("transport") else { return Ok(None) };
+    text.parse().map(Some).map_err(|_: String| format!("--transport {text}: use shm, tcp or auto"))
+}
+
+/// The transport between ranks that are started here: the option, else the variable that they inherit, else shared
+/// memory.
+pub fn transport_here(options: &Options) -> Result<TransportChoice, String> {
+    config::transport_here(transport(options)?).map_err(|e| e.to_string())
 }
 
 /// This program with other arguments: how a command starts its own ranks.
