@@ -14,11 +14,6 @@ fn explain() {
     }
     println!("{s:?}");
     let o = phalanx::sim::run(&s, std::env::var("SIM_LINES").is_ok());
-    for l in &o.lines {
-        println!(
-            "{}",
-            &l[..l.len().min(std::env::var("SIM_WIDTH").ok().and_then(|v| v.parse().ok()).unwrap_or(700))]
-        );
-    }
+    println!("{}", o.timeline.text());
     println!("{:#?}", o.violations);
 }

@@ -94,11 +94,11 @@ fn a_wrong_call_gives_every_rank_the_same_mismatch_and_a_missing_one_the_same_ex
         // Uniformity down to the cause is the checker's; here only that the error is the one the case asks for.
         let (outcome, _) = check(&s, true);
         assert!(outcome.violations.is_empty(), "seed {seed}: {:?}", outcome.violations);
-        let decided = outcome.lines.iter().filter(|l| l.contains("== Decided")).collect::<Vec<_>>();
-        let with = |name: &str| decided.iter().any(|l| l.contains(name));
+        let text = outcome.timeline.text();
+        let with = |cause: &str| text.lines().any(|l| l.contains("decides e") && l.contains(cause));
         match odd {
-            OddCall::Other(_) => mismatches += u32::from(with("Mismatch") && outcome.failed > 0),
-            OddCall::Never(_) => expiries += u32::from(with("Expired") && outcome.failed > 0),
+            OddCall::Other(_) => mismatches += u32::from(with("fail (mismatch") && outcome.failed > 0),
+            OddCall::Never(_) => expiries += u32::from(with("fail (expired") && outcome.failed > 0),
         }
     }
     assert!(mismatches > 10 && expiries > 10, "{mismatches} mismatches, {expiries} expiries");

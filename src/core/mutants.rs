@@ -40,6 +40,18 @@ pub enum Mutant {
     CountRanks,
     /// A repair serves every lacking rank from one holder, out of path order.
     OutOfOrder,
+    /// Whoever hands a chunk on in a repair does not wait for its taker's confirmation.
+    ForgetServed,
+    /// Calls that differ in their count are taken for the same.
+    IgnoreCount,
+    /// A spare that died while it stood by still gets a seat.
+    SeatDeadSpare,
+    /// Epoch and decision are acted on before the store has them.
+    ActUnwritten,
+    /// A rank serves the state to a newcomer before it has begun the step itself.
+    StateEarly,
+    /// One spare is given every vacant seat.
+    SeatTwice,
 }
 
 impl Mutant {
@@ -63,6 +75,12 @@ impl Mutant {
         Self::NoTopRule,
         Self::CountRanks,
         Self::OutOfOrder,
+        Self::ForgetServed,
+        Self::IgnoreCount,
+        Self::SeatDeadSpare,
+        Self::ActUnwritten,
+        Self::StateEarly,
+        Self::SeatTwice,
     ];
 }
 

@@ -11,6 +11,7 @@ use phalanx_core::{ids::Rank, plan};
 use super::random::{Random, mix};
 
 mod calm;
+mod words;
 
 pub use calm::CALM_FROM;
 
@@ -141,6 +142,10 @@ pub struct Scenario {
     pub reduces: bool,
     /// A program that starts ops before it waits for earlier ones also waits for some while it leaves others open.
     pub waits: bool,
+    /// Ops that are not called, by step and place in it; what is drawn for the others stays the same.
+    pub left_out: BTreeSet<(u64, usize)>,
+    /// No op has more elements a rank.
+    pub count_max: u64,
     /// Early messages of one sender and communicator at which it is asked to pause; `None`: as in a real run.
     pub pause_at: Option<usize>,
 }
@@ -343,6 +348,8 @@ impl Scenario {
             trees: false,
             reduces: false,
             waits: false,
+            left_out: BTreeSet::new(),
+            count_max: u64::MAX,
             pause_at: None,
         }
     }
@@ -378,7 +385,8 @@ impl Scenario {
     /// does not wait for each op.
     #[must_use]
     pub fn program(&self, step: u64, rank: Rank) -> Vec<(usize, PlannedOp)> {
-        let ops: Vec<(usize, PlannedOp)> = self.ops(step).into_iter().enumerate().collect();
+        let mut ops: Vec<(usize, PlannedOp)> = self.ops(step).into_iter().enumerate().collect();
+        ops.retain(|(index, _)| !self.left_out.contains(&(step, *index)));
         let (second, first): (Vec<_>, Vec<_>) = ops.iter().copied().partition(|(_, o)| o.comm == SECOND);
         let second = if self.split.contains(&rank) { second } else { Vec::new() };
         if !self.asynchronous {
@@ -392,6 +400,12 @@ impl Scenario {
             out.extend(from.next());
         }
         out
+    }
+
+    /// How many ops a step has that some rank calls.
+    #[must_use]
+    pub fn called(&self, step: u64) -> usize {
+        (0..self.ops(step).len()).filter(|index| !self.left_out.contains(&(step, *index))).count()
     }
 
     /// What a rank of the first hour calls before its first step; nobody replays it.
@@ -450,7 +464,7 @@ impl Scenario {
                 ]);
                 let count = r.pick(&[0u64, 1, 3, 17, 64, 200, 900]);
                 let count = if count > 200 && !r.chance(20) { 33 } else { count };
-                let count = count.max(self.count_min);
+                let count = count.max(self.count_min).min(self.count_max);
                 let mut able: Vec<Algorithm> = Algorithm::ALL
                     .iter()
                     .copied()

@@ -1,4 +1,4 @@
-//! Many seeds on several threads, and the hunt for planted faults.
+//! Many seeds on several threads.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -94,32 +94,4 @@ pub fn sweep(seeds: Range<u64>, threads: usize) -> Sweep {
     all.violations.sort();
     all.runs_per_s = all.seeds as f64 / began.elapsed().as_secs_f64().max(1e-9);
     all
-}
-
-/// How a planted fault was found.
-#[cfg(feature = "mutants")]
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Hunt {
-    /// The fault.
-    pub mutant: phalanx_core::mutants::Mutant,
-    /// The seed that found it and what the checker said; `None`: no seed of the range did.
-    pub found: Option<(u64, String)>,
-}
-
-/// Plants one fault on this thread and runs seeds, each also with links that break, until a checker catches it, in a
-/// run that is clean without it.
-#[cfg(feature = "mutants")]
-#[must_use]
-pub fn hunt(mutant: phalanx_core::mutants::Mutant, seeds: Range<u64>) -> Hunt {
-    phalanx_core::mutants::plant(Some(mutant));
-    let runs = seeds.into_iter().flat_map(|seed| [Scenario::draw(seed), Scenario::with_breaks(seed)]);
-    let found = runs.into_iter().find_map(|scenario| {
-        let text = check(&scenario, false).0.violations.into_iter().next()?;
-        phalanx_core::mutants::plant(None);
-        let is_clean = check(&scenario, false).0.violations.is_empty();
-        phalanx_core::mutants::plant(Some(mutant));
-        is_clean.then_some((scenario.seed, text))
-    });
-    phalanx_core::mutants::plant(None);
-    Hunt { mutant, found }
 }

@@ -19,9 +19,11 @@ use super::checkers::{Checkers, Part, orphan};
 use super::net::{Net, SharedNet, SimTransport};
 use super::random::Random;
 use super::scenario::{Fault, Scenario};
+use super::timeline::{Place, Timeline, What};
 use crate::driver::Executor;
 
 mod faults;
+mod watch;
 
 #[derive(Debug)]
 enum Event {
@@ -80,8 +82,8 @@ pub struct Outcome {
     pub recoveries: u64,
     /// Hash of all that happened: the same for the same seed.
     pub trace: u64,
-    /// Lines of what happened, if asked for.
-    pub lines: Vec<String>,
+    /// What happened, if asked for.
+    pub timeline: Timeline,
     /// Some op completed over fewer ranks than its communicator has.
     pub shrunk: bool,
     /// Hash of the result of each op at each rank.
@@ -104,13 +106,16 @@ struct World {
     members: BTreeMap<MemberId, Member>,
     events: BinaryHeap<Reverse<(u64, u64, usize)>>,
     slots: Vec<Option<Event>>,
+    /// When each event was queued, by slot; of the one that is handled now.
+    queued_us: Vec<u64>,
+    sent_us: u64,
     now_us: u64,
     /// Events at this instant.
     still: u64,
     count: u64,
     checks: Checkers,
     trace: u64,
-    lines: Option<Vec<String>>,
+    watch: Option<Box<watch::Watch>>,
     losses: u64,
     recoveries: u64,
     next_member: u64,
@@ -122,6 +127,7 @@ struct World {
 pub fn run(scenario: &Scenario, explain: bool) -> Outcome {
     let mut world = World::new(scenario.clone(), explain);
     world.run();
+    let timeline = world.take_timeline().unwrap_or_default();
     Outcome {
         violations: world.checks.violations().to_vec(),
         completed: world.checks.ended.0,
@@ -129,7 +135,7 @@ pub fn run(scenario: &Scenario, explain: bool) -> Outcome {
         losses: world.losses,
         recoveries: world.recoveries,
         trace: world.trace,
-        lines: world.lines.unwrap_or_default(),
+        timeline,
         shrunk: world.checks.shrunk,
         results: world.checks.results().clone(),
     }
@@ -147,18 +153,25 @@ impl World {
             members: BTreeMap::new(),
             events: BinaryHeap::new(),
             slots: Vec::new(),
+            queued_us: Vec::new(),
+            sent_us: 0,
             now_us: 0,
             still: 0,
             count: 0,
             checks: Checkers::default(),
             trace: scenario.seed,
-            lines: explain.then(Vec::new),
+            watch: explain.then(Box::default),
             losses: 0,
             recoveries: 0,
             next_member: 1,
             coordinator_due: u64::MAX,
             scenario,
         };
+        if let Some(watch) = &mut world.watch {
+            watch.timeline.title = world.scenario.in_words();
+            world.checks.told = Some(Vec::new());
+            world.net.borrow_mut().watch();
+        }
         for rank in 0..world.scenario.rules.world_size {
             world.add_member(Some(Rank(rank)));
         }
@@ -171,16 +184,11 @@ impl World {
         world
     }
 
-    fn say(&mut self, text: impl FnOnce() -> String) {
-        if let Some(lines) = &mut self.lines {
-            lines.push(format!("{:>9} us  {}", self.now_us, text()));
-        }
-    }
-
     fn at(&mut self, time_us: u64, event: Event) {
         self.count += 1;
         let slot = self.slots.len();
         self.slots.push(Some(event));
+        self.queued_us.push(self.now_us);
         self.events.push(Reverse((time_us.max(self.now_us), self.count, slot)));
     }
 
@@ -212,6 +220,7 @@ impl World {
             unread: Vec::new(),
         };
         self.members.insert(member, member_state);
+        self.tell_of(member, || What::Starts(wants));
         self.wake(member, self.now_us);
     }
 
@@ -230,6 +239,7 @@ impl World {
         while let Some(Reverse((time_us, _, slot))) = self.events.pop() {
             self.still = if time_us == self.now_us { self.still + 1 } else { 0 };
             self.now_us = time_us;
+            self.sent_us = self.queued_us[slot];
             self.net.borrow_mut().set_now(time_us);
             if let Some(event) = self.slots[slot].take() {
                 self.handle(event);
@@ -283,7 +293,7 @@ impl World {
         };
         let is_whole = self.losses > 0 && c.view().seats.iter().flatten().all(whole);
         if is_whole && self.checks.whole_again() {
-            self.say(|| "== whole again".to_owned());
+            self.tell(Place::World, || What::IsWhole);
         }
     }
 
@@ -341,13 +351,13 @@ impl World {
             Event::Turn(member) => self.turn(member),
             Event::Up(from, connection, message) => {
                 if self.members.get(&from).is_some_and(|m| m.connection != connection) {
+                    self.tell_arrival(self.place(from), Place::Coordinator, || What::Lost);
                     return;
                 }
                 if self.coordinator.is_some() {
                     self.trace = fnv1a(self.trace.to_le_bytes().into_iter().chain(message.to_frame()));
-                    if self.lines.is_some() && !matches!(*message, Upward::Beat { .. }) {
-                        let text = format!("{from} -> coordinator {message:?}");
-                        self.say(|| text);
+                    if !matches!(*message, Upward::Beat { .. }) {
+                        self.tell_arrival(self.place(from), Place::Coordinator, || What::Up(message.clone()));
                     }
                     if let Some(c) = self.coordinator.as_mut() {
                         c.handle_message(from, *message, self.now_us / 1000);
@@ -358,6 +368,8 @@ impl World {
             }
             Event::Down(to, connection, message) => self.deliver(to, connection, *message),
             Event::Stored(record) => {
+                let decided = record.decision.as_ref().map(|d| d.view.epoch);
+                self.tell_arrival(Place::Coordinator, Place::Store, || What::Stored(record.epoch, decided));
                 self.store = Some((*record).clone());
                 if let Some(c) = &mut self.coordinator {
                     c.handle_stored(&record, self.now_us / 1000);
@@ -384,7 +396,7 @@ impl World {
                         m.executor.engine.handle_message(message, self.now_us / 1000);
                     }
                 }
-                self.say(|| format!("{member} goes on"));
+                self.tell_of(member, || What::GoesOn);
                 self.wake(member, self.now_us);
             }
             Event::CoordinatorBack => self.restart_coordinator(),
@@ -395,14 +407,13 @@ impl World {
 
     /// A message of the coordinator arrives; a stopped process reads it when it goes on.
     fn deliver(&mut self, to: MemberId, connection: u32, message: Downward) {
-        if self.members.get(&to).is_some_and(|m| m.connection != connection) {
+        let (now, is_lost) = (self.now_us / 1000, |m: &Member| m.connection != connection);
+        if self.members.get(&to).is_some_and(is_lost) {
+            self.tell_arrival(Place::Coordinator, self.place(to), || What::Lost);
             return;
         }
-        let now = self.now_us / 1000;
-        let text = (self.lines.is_some() && !matches!(message, Downward::BeatSeen { .. }))
-            .then(|| format!("coordinator -> {to} {message:?}"));
-        if let Some(text) = text {
-            self.say(|| text);
+        if !matches!(message, Downward::BeatSeen { .. }) {
+            self.tell_arrival(Place::Coordinator, self.place(to), || What::Down(Box::new(message.clone())));
         }
         if let Some(m) = self.members.get_mut(&to).filter(|m| m.alive) {
             if m.stopped {
@@ -411,6 +422,7 @@ impl World {
             }
             m.executor.engine.handle_message(message, now);
         }
+        self.look_at(to);
         self.wake(to, self.now_us);
     }
 
@@ -418,6 +430,9 @@ impl World {
     fn requeue_up(&mut self, from: MemberId, connection: u32, message: Box<Upward>) {
         if !matches!(*message, Upward::Beat { .. }) {
             self.at(self.now_us + 500, Event::Up(from, connection, message));
+            // It is under way since it was sent first.
+            self.queued_us.pop();
+            self.queued_us.push(self.sent_us);
         }
     }
 
@@ -482,6 +497,7 @@ impl World {
         for (at, message) in up {
             self.at(at, Event::Up(member, connection, Box::new(message)));
         }
+        self.look_at(member);
         self.spring_traps(member);
         if busy_until_us > now_us {
             self.wake(member, busy_until_us);
@@ -519,8 +535,6 @@ impl World {
         for record in writes {
             // One write after the other, as the owner of the store makes them.
             self.stored_us = self.stored_us.max(self.now_us + self.random.below(500));
-            let text = format!("store {:?}", record.epoch);
-            self.say(|| text);
             self.at(self.stored_us, Event::Stored(Box::new(record)));
         }
         for event in events {
@@ -536,7 +550,9 @@ impl World {
         self.follow(event);
         let text = format!("{event:?}");
         self.trace = fnv1a(self.trace.to_le_bytes().into_iter().chain(text.bytes()));
-        self.say(|| format!("== {text}"));
+        if !matches!(event, WorldEvent::Reached(..)) {
+            self.tell(Place::Coordinator, || What::Tells(Box::new(event.clone())));
+        }
         match event {
             WorldEvent::Lost(loss) => {
                 self.losses += 1;

@@ -17,7 +17,9 @@ impl Coordinator {
         let about_to_sit = self.pending.as_ref().and_then(|d| d.view.rank_of(member));
         let seat = self.view.rank_of(member).or(about_to_sit);
         if self.phase == Phase::Forming || seat.is_none() {
-            self.forget_spare(member);
+            if !crate::planted!(SeatDeadSpare) {
+                self.forget_spare(member);
+            }
             return;
         }
         let Some(rank) = seat else { return };
@@ -54,7 +56,11 @@ impl Coordinator {
     fn write(&mut self) {
         let decision = self.pending.clone().or_else(|| self.last.clone());
         let former = self.former.iter().copied().collect();
-        self.writes.push_back(Record { epoch: self.epoch, decision, losses: self.losses.clone(), former });
+        let record = Record { epoch: self.epoch, decision, losses: self.losses.clone(), former };
+        self.writes.push_back(record.clone());
+        if crate::planted!(ActUnwritten) {
+            self.handle_stored(&record, 0);
+        }
     }
 
     /// The record up to `epoch` is durable.

@@ -8,6 +8,7 @@ use phalanx_core::wire::message::Milestone;
 
 use super::{Event, World};
 use crate::sim::scenario::{Fault, Moment, Trap, When};
+use crate::sim::timeline::{Place, What};
 
 impl World {
     /// Traps that what `member` did in its turn springs.
@@ -36,7 +37,7 @@ impl World {
             m.completed_before = completed;
         }
         for trap in due {
-            self.say(|| format!("{rank} springs {trap:?}"));
+            self.tell_of(member, || What::Springs(trap));
             let fault = self.scenario.counted_from(trap.fault, rank);
             self.at(self.now_us + trap.after_us, Event::Fault(fault));
         }
@@ -73,7 +74,7 @@ impl World {
     }
 
     pub(super) fn strike(&mut self, fault: Fault) {
-        self.say(|| format!("!! {fault:?}"));
+        self.tell(Place::World, || What::Strikes(fault));
         let view = self.seats_now();
         match fault {
             Fault::KillRank(rank) => {
@@ -115,6 +116,7 @@ impl World {
                     if let Some(m) = self.members.get_mut(&member) {
                         m.stopped = true;
                     }
+                    self.tell_of(member, || What::Stops);
                     let at = self.now_us + 1000 * self.random.between(20, 400);
                     self.at(at, Event::Wake(member));
                 }
@@ -125,6 +127,7 @@ impl World {
                     m.connection += 1;
                     let at = self.now_us + 1000 * self.random.between(1, 400);
                     self.at(at, Event::Reconnect(member));
+                    self.tell_of(member, || What::IsCut);
                 }
             }
             Fault::BreakLink(one, two) => self.net.borrow_mut().break_links(&view, Rank(one), Rank(two)),
@@ -132,6 +135,7 @@ impl World {
                 if self.coordinator.take().is_some() {
                     let at = self.now_us + self.random.between(100, 60_000);
                     self.at(at, Event::CoordinatorBack);
+                    self.tell(Place::Coordinator, || What::Dies);
                 }
             }
         }
@@ -163,7 +167,7 @@ impl World {
 
     /// A control connection that was cut is open again.
     pub(super) fn reconnect(&mut self, member: MemberId) {
-        self.say(|| format!("{member} is connected again"));
+        self.tell_of(member, || What::IsConnected);
         if let Some(m) = self.members.get_mut(&member).filter(|m| m.is_cut()) {
             m.connection += 1;
             m.unread.clear();
@@ -178,10 +182,12 @@ impl World {
         self.net.borrow_mut().kill(member);
         let at = self.now_us + self.random.below(2_000);
         self.at(at, Event::Exit(member));
+        self.tell_of(member, || What::Dies);
     }
 
     pub(super) fn restart_coordinator(&mut self) {
         let now = self.now_us / 1000;
+        self.tell(Place::Coordinator, || What::IsBack);
         if self.store.is_none() {
             // It had written nothing: the world forms afresh from whoever comes.
             self.coordinator = Some(Coordinator::new(self.scenario.rules.clone(), None, now));
