@@ -40,8 +40,6 @@ pub enum Mutant {
     CountRanks,
     /// A repair serves every lacking rank from one holder, out of path order.
     OutOfOrder,
-    /// Whoever hands a chunk on in a repair does not wait for its taker's confirmation.
-    ForgetServed,
     /// Calls that differ in their count are taken for the same.
     IgnoreCount,
     /// A spare that died while it stood by still gets a seat.
@@ -75,7 +73,6 @@ impl Mutant {
         Self::NoTopRule,
         Self::CountRanks,
         Self::OutOfOrder,
-        Self::ForgetServed,
         Self::IgnoreCount,
         Self::SeatDeadSpare,
         Self::ActUnwritten,

@@ -28,7 +28,7 @@ const LABEL_CHARS_MAX: usize = 40;
 /// With more messages than this between members none is drawn.
 const DATA_MAX: usize = 4_000;
 
-const STYLE: &str = "text{font:9px sans-serif;fill:#222}.t{fill:#777;text-anchor:end}.h{font-weight:bold;\
+const STYLE: &str = "text{font:9px sans-serif;fill:#222;stroke:#fff;stroke-width:2;paint-order:stroke}.t{fill:#777;text-anchor:end}.h{font-weight:bold;\
     text-anchor:middle}.life{stroke:#999;stroke-width:1.5}.off{stroke:#bbb;stroke-dasharray:2 3}\
     .c{stroke:#444;stroke-width:.8;fill:none}.d{stroke-width:.5;fill:none;opacity:.75}.k{stroke-dasharray:3 2}\
     .red{fill:#c22;stroke:#c22}.amber{fill:#e90;stroke:#e90}.green{fill:#2a3;stroke:#2a3}.blue{fill:#26c;stroke:#26c}\
@@ -53,13 +53,15 @@ pub fn svg(timeline: &Timeline) -> String {
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" \
          height=\"{height}\">\n<style>{STYLE}</style>\n<defs><marker id=\"a\" viewBox=\"0 0 6 6\" refX=\"6\" refY=\"3\" \
-         markerWidth=\"6\" markerHeight=\"6\" orient=\"auto\"><path d=\"M0 0L6 3L0 6z\" fill=\"#444\"/></marker></defs>\n\
+         markerWidth=\"6\" markerHeight=\"6\" orient=\"auto\"><path d=\"M0 0L6 3L0 6z\" fill=\"#444\"/></marker>\
+         <marker id=\"b\" viewBox=\"0 0 6 6\" refX=\"6\" refY=\"3\" markerWidth=\"7\" markerHeight=\"7\" orient=\"auto\">\
+         <path d=\"M0 1L6 3L0 5\" fill=\"none\" stroke=\"#888\"/></marker></defs>\n\
          <rect width=\"{width}\" height=\"{height}\" fill=\"#fff\"/>\n"
     );
     for (line, text) in wrapped(&timeline.title, width).iter().enumerate() {
         out += &text_at(8, 14 + ROW * line as u32, "", text);
     }
-    out += &legend(top - 34);
+    out += &legend(top - 40);
     out += &body;
     for (line, text) in below.iter().enumerate() {
         out += &text_at(8, bottom + 18 + ROW * line as u32, "red", text);
@@ -88,7 +90,7 @@ impl<'a> Sheet<'a> {
             |(index, (member, _)): (usize, &(MemberId, String))| (*member, MEMBER_X + COLUMN * index as u32);
         let x = members.iter().enumerate().map(column).collect();
         let width = MEMBER_X + COLUMN * members.len().max(1) as u32;
-        let top = 14 + ROW * wrapped(&timeline.title, width).len() as u32 + 46;
+        let top = 14 + ROW * wrapped(&timeline.title, width).len() as u32 + 52;
         let draws_data = timeline.data.len() <= DATA_MAX;
         let mut sheet =
             Self { timeline, members, x, y: BTreeMap::new(), width, top, bottom: top, draws_data };
@@ -191,7 +193,9 @@ impl<'a> Sheet<'a> {
             // What nobody took ends half way.
             let is_taken = d.taken_us.is_some() && !d.stale;
             let (x2, y2) = if is_taken { (x2, y2) } else { (x1.midpoint(x2), y1.midpoint(y2)) };
-            out += &format!("<path class=\"d{note}\" stroke=\"{colour}\" d=\"M{x1} {y1}L{x2} {y2}\"/>\n");
+            let head = if is_taken { " marker-end=\"url(#b)\"" } else { "" };
+            out +=
+                &format!("<path class=\"d{note}\"{head} stroke=\"{colour}\" d=\"M{x1} {y1}L{x2} {y2}\"/>\n");
         }
         for e in &self.timeline.entries {
             let Some(link) = e.link.filter(|_| is_drawn(e)) else { continue };
@@ -211,16 +215,16 @@ impl<'a> Sheet<'a> {
     fn marks(&self) -> String {
         let mut out = String::new();
         let mut row: BTreeMap<(u64, u32), u32> = BTreeMap::new();
-        let mut last_time = 0;
+        let (mut last_time, mut last_y) = (None, 0);
         for e in &self.timeline.entries {
             let Some(mark) = Mark::of(e) else { continue };
             let x = self.x(e.place);
             let row = row.entry((e.time_us, x)).or_default();
             let y = self.y(e.time_us) + ROW * *row;
             *row += 1;
-            if y >= last_time + ROW {
+            if y >= last_y + ROW && last_time != Some(e.time_us) {
                 out += &text_at(WORLD_X - 6, y + 3, "t", &ms(e.time_us));
-                last_time = y;
+                (last_time, last_y) = (Some(e.time_us), y);
             }
             let tip = escaped(&format!("{} {}: {e}", ms(e.time_us), e.place));
             out += &format!("<g>{}<title>{tip}</title>", mark.shape(x, y));
@@ -267,9 +271,14 @@ fn legend(y: u32) -> String {
     for (mark, text) in LEGEND {
         out += &mark.shape(x, y);
         out += &text_at(x + 7, y + 3, "", text);
-        x += 24 + 5 * text.len() as u32;
+        x += 22 + 5 * text.len() as u32;
     }
-    out
+    out + &text_at(
+        12,
+        y + 14,
+        "",
+        "black: control; coloured: data, dashed: confirmations; half a line: nobody took it",
+    )
 }
 
 /// Lines that fit the width.

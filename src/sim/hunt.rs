@@ -31,7 +31,6 @@ pub fn checkers(mutant: Mutant) -> &'static [&'static str] {
         Mutant::UndoOnce => &["I1 exact", "I3 buffer"],
         Mutant::UndoByChunk | Mutant::NoUndo => &["I3 buffer"],
         Mutant::OutOfOrder | Mutant::CountRanks => &["P6 within the promise"],
-        Mutant::ForgetServed => &["I4 holders", "P6 within the promise"],
         Mutant::IgnoreCount => &["I8 liveness"],
         Mutant::SeatDeadSpare => &["I8 liveness"],
         Mutant::ActUnwritten => &["I7 seats"],

@@ -15,6 +15,8 @@ use super::scenario::{Fault, OddCall, Scenario, SlowLinks};
 /// One thing that a scenario may have or not.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Part {
+    /// Looking at I4 now and then only. What looks after every event finds the same whatever else is left out.
+    Sampling,
     /// The second death at a moment of a recovery.
     Follow,
     /// The deaths after a result.
@@ -45,7 +47,8 @@ pub enum Part {
 
 impl Part {
     /// Every part and its name.
-    pub const ALL: [(Self, &str); 13] = [
+    pub const ALL: [(Self, &str); 14] = [
+        (Self::Sampling, "sampling"),
         (Self::Follow, "follow"),
         (Self::AfterRelease, "after_release"),
         (Self::Split, "split"),
@@ -63,6 +66,7 @@ impl Part {
 
     fn leave_out(self, s: &mut Scenario) {
         match self {
+            Self::Sampling => s.holders_every = 1,
             Self::Follow => s.follow = None,
             Self::AfterRelease => s.after_release = None,
             Self::Split => s.split.clear(),

@@ -146,6 +146,8 @@ pub struct Scenario {
     pub left_out: BTreeSet<(u64, usize)>,
     /// No op has more elements a rank.
     pub count_max: u64,
+    /// I4 is looked at after every so manieth event.
+    pub holders_every: u64,
     /// Early messages of one sender and communicator at which it is asked to pause; `None`: as in a real run.
     pub pause_at: Option<usize>,
 }
@@ -350,6 +352,7 @@ impl Scenario {
             waits: false,
             left_out: BTreeSet::new(),
             count_max: u64::MAX,
+            holders_every: 32,
             pause_at: None,
         }
     }

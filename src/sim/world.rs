@@ -313,7 +313,8 @@ impl World {
     fn check_holders(&mut self) {
         let s = &self.scenario;
         let calm = self.coordinator.as_ref().filter(|c| c.is_steady());
-        let (Some(c), true) = (calm, self.count.is_multiple_of(32) && !s.unretained && s.odd.is_none())
+        let (Some(c), true) =
+            (calm, self.count.is_multiple_of(s.holders_every) && !s.unretained && s.odd.is_none())
         else {
             return;
         };
@@ -389,16 +390,7 @@ impl World {
                 }
             }
             Event::Fault(fault) => self.strike(fault),
-            Event::Wake(member) => {
-                if let Some(m) = self.members.get_mut(&member) {
-                    m.stopped = false;
-                    for message in std::mem::take(&mut m.unread) {
-                        m.executor.engine.handle_message(message, self.now_us / 1000);
-                    }
-                }
-                self.tell_of(member, || What::GoesOn);
-                self.wake(member, self.now_us);
-            }
+            Event::Wake(member) => self.go_on(member),
             Event::CoordinatorBack => self.restart_coordinator(),
             Event::Reconnect(member) => self.reconnect(member),
             Event::NewSpare => self.add_member(None),
@@ -412,7 +404,8 @@ impl World {
             self.tell_arrival(Place::Coordinator, self.place(to), || What::Lost);
             return;
         }
-        if !matches!(message, Downward::BeatSeen { .. }) {
+        let reads = |m: &Member| m.alive && !m.stopped && !matches!(message, Downward::BeatSeen { .. });
+        if self.members.get(&to).is_some_and(reads) {
             self.tell_arrival(Place::Coordinator, self.place(to), || What::Down(Box::new(message.clone())));
         }
         if let Some(m) = self.members.get_mut(&to).filter(|m| m.alive) {
@@ -484,10 +477,12 @@ impl World {
         // A step has at most four ops and a commit; without steps they are kept until the watermark of a beat.
         let ops_max = 5 * if self.scenario.rules.policy == Policy::Replace { 2 } else { 3 };
         self.checks.kept(member, m.executor.engine.ops_kept(), m.executor.logged_bytes(), ops_max);
-        if let Some((rank, results, count)) = self.scenario.after_release
-            && m.executor.engine.rank() == Some(Rank(rank))
-            && m.caller.completed >= results
-        {
+        let is_due = |&(rank, results, _): &(u32, u32, u32)| {
+            m.executor.engine.rank() == Some(Rank(rank)) && m.caller.completed >= results
+        };
+        let due = self.scenario.after_release.filter(is_due);
+        self.look_at(member);
+        if let Some((rank, _, count)) = due {
             self.scenario.after_release = None;
             self.strike(Fault::KillRun(rank, count));
         }
@@ -497,7 +492,6 @@ impl World {
         for (at, message) in up {
             self.at(at, Event::Up(member, connection, Box::new(message)));
         }
-        self.look_at(member);
         self.spring_traps(member);
         if busy_until_us > now_us {
             self.wake(member, busy_until_us);

@@ -33,7 +33,7 @@ impl Engine {
         let others = (0..op.group.len() as u32).map(Rank).filter(|p| *p != op.place && !vacant[p.index()]);
         let mut due: Vec<Rank> = others.filter(|p| set(*p).contains(&op.place)).collect();
         for (set, more) in [(&mut awaits, &op.serves), (&mut due, &op.served_by)] {
-            set.extend(more.iter().filter(|_| !crate::planted!(ForgetServed)));
+            set.extend(more);
             set.sort_unstable();
             set.dedup();
         }

@@ -4,7 +4,7 @@ use phalanx_core::coordinator::{Coordinator, WorldEvent};
 use phalanx_core::engine::{Engine, Op};
 use phalanx_core::ids::{MemberId, Rank};
 use phalanx_core::view::View;
-use phalanx_core::wire::message::Milestone;
+use phalanx_core::wire::message::{Downward, Milestone};
 
 use super::{Event, World};
 use crate::sim::scenario::{Fault, Moment, Trap, When};
@@ -172,6 +172,23 @@ impl World {
             m.connection += 1;
             m.unread.clear();
             m.executor.engine.handle_connected();
+        }
+        self.wake(member, self.now_us);
+    }
+
+    /// A stopped process goes on, and reads what came meanwhile.
+    pub(super) fn go_on(&mut self, member: MemberId) {
+        self.tell_of(member, || What::GoesOn);
+        let now = self.now_us / 1000;
+        let Some(m) = self.members.get_mut(&member) else { return };
+        m.stopped = false;
+        for message in std::mem::take(&mut m.unread) {
+            if !matches!(message, Downward::BeatSeen { .. }) {
+                self.tell_of(member, || What::Down(Box::new(message.clone())));
+            }
+            if let Some(m) = self.members.get_mut(&member) {
+                m.executor.engine.handle_message(message, now);
+            }
         }
         self.wake(member, self.now_us);
     }
