@@ -1,5 +1,5 @@
-//! Planted faults are caught by a checker that they name, at a seed that is clean without them, and the run that shows one
-//! can be made small. Needs `--features mutants`.
+//! Planted faults are caught by a checker that they name, at a seed that is clean without them, and the run that shows
+//! one can be made small. Needs `--features mutants`.
 //!
 //! `MUTANT_SEEDS=5000` hunts less far than the 20,000 seeds that a claim needs, `MUTANT=CountRanks` one fault alone.
 #![cfg(feature = "mutants")]
@@ -41,7 +41,7 @@ fn planted_faults_are_caught() {
     assert!(only.is_some() || asked.len() >= 20, "{} planted faults", asked.len());
 }
 
-/// Everything that a hunt finds early, made small: the same checker still speaks, and nothing is wrong without the fault.
+/// What a hunt finds early, made small: the same checker still speaks, and nothing is wrong without the fault.
 #[test]
 fn a_run_that_breaks_something_is_made_small() {
     for (mutant, ranks, faults) in [
@@ -67,6 +67,19 @@ fn a_run_that_breaks_something_is_made_small() {
         // It draws nothing.
         assert_eq!(minimise(&found.replay, RUNS_MAX).unwrap().replay, small.replay);
     }
+}
+
+/// A panic loses nothing of the timeline: what led there is told.
+#[test]
+fn a_run_that_panics_is_told_up_to_there() {
+    std::panic::set_hook(Box::new(|_| {}));
+    let found = hunt(Mutant::IgnoreLost, SEEDS).found.unwrap();
+    let (quiet, told) = (found.replay.outcome(false), found.replay.outcome(true));
+    let _ = std::panic::take_hook();
+    assert_eq!(checker_of(&found.violation), "panic");
+    assert_eq!(quiet.violations.first(), told.violations.first());
+    assert!(told.timeline.text().contains(&format!("VIOLATION {}", found.violation)));
+    assert!(told.timeline.entries.len() > 20, "{}", told.timeline.entries.len());
 }
 
 #[test]

@@ -34,9 +34,24 @@ fn the_text_and_the_diagram_of_a_seed_are_the_same_everywhere() {
         KEPT.iter().map(|(draw, seed, text, drawing)| line(*draw, *seed, *text, *drawing)).collect();
     assert_eq!(
         now, kept,
-        "what a run is told as has changed. If a change of the engine, of the draw or of the words was meant to do that, \
-         read `phalanx sim --seed N --draw D --explain` of one of them, and put these lines into KEPT in \
+        "what a run is told as has changed. If a change of the engine, of the draw or of the words was meant to do \
+         that, read `phalanx sim --seed N --draw D --explain` of one of them, and put these lines into KEPT in \
          tests/sim_explain.rs:\n{now}"
+    );
+}
+
+/// The diagram in docs/testing.md.
+#[test]
+fn the_diagram_in_the_documentation_is_of_a_run_of_today() {
+    let without = "spares>1".parse().unwrap();
+    let drawing = svg(&Replay { without, ..replay(Draw::Whole, 87) }.outcome(true).timeline);
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/replaced_rank.svg");
+    let kept = std::fs::read_to_string(path).unwrap();
+    assert!(kept.len() < 60_000, "{}", kept.len());
+    assert!(
+        kept == drawing,
+        "run `phalanx sim --seed 87 --without \"spares>1\" --svg docs/replaced_rank.svg`, look at what it shows, and \
+         see that docs/testing.md still says so"
     );
 }
 

@@ -8,10 +8,7 @@ fn range(from: u64, count: u64) {
     println!("seeds {from}..{}", from + count);
     let found = sweep(from..from + count, 2);
     let first = found.violations.first();
-    assert!(
-        first.is_none(),
-        "{first:?}; replay: SIM_SEED=N SIM_LINES=1 cargo test --test sim_explain -- --nocapture"
-    );
+    assert!(first.is_none(), "{first:?}; replay: phalanx sim --seed N --explain; smaller: --minimise");
     assert_eq!(found.seeds, count);
 }
 
@@ -59,12 +56,7 @@ fn seeds_that_failed_once_hold() {
         let mut words = line.splitn(3, ' ');
         let (draw, seed, why) = (words.next().unwrap(), words.next().unwrap(), words.next().unwrap());
         let seed = seed.parse().unwrap();
-        let scenario = match draw {
-            "basic" => Scenario::basic(seed),
-            "draw" => Scenario::draw(seed),
-            "with_breaks" => Scenario::with_breaks(seed),
-            other => panic!("draw `{other}` in seeds.txt"),
-        };
+        let scenario = draw.parse::<phalanx::sim::replay::Draw>().unwrap().scenario(seed);
         let (outcome, _) = check(&scenario, false);
         assert!(outcome.violations.is_empty(), "{draw} {seed} ({why}): {:?}", outcome.violations);
         run += 1;

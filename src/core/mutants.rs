@@ -44,8 +44,6 @@ pub enum Mutant {
     IgnoreCount,
     /// A spare that died while it stood by still gets a seat.
     SeatDeadSpare,
-    /// Epoch and decision are acted on before the store has them.
-    ActUnwritten,
     /// A rank serves the state to a newcomer before it has begun the step itself.
     StateEarly,
     /// One spare is given every vacant seat.
@@ -75,7 +73,6 @@ impl Mutant {
         Self::OutOfOrder,
         Self::IgnoreCount,
         Self::SeatDeadSpare,
-        Self::ActUnwritten,
         Self::StateEarly,
         Self::SeatTwice,
     ];

@@ -33,7 +33,6 @@ pub fn checkers(mutant: Mutant) -> &'static [&'static str] {
         Mutant::OutOfOrder | Mutant::CountRanks => &["P6 within the promise"],
         Mutant::IgnoreCount => &["I8 liveness"],
         Mutant::SeatDeadSpare => &["I8 liveness"],
-        Mutant::ActUnwritten => &["I7 seats"],
         Mutant::StateEarly => &["I10 replay"],
     }
 }

@@ -49,10 +49,15 @@ pub fn check(scenario: &Scenario, explain: bool) -> (Outcome, bool) {
         (outcome, true)
     });
     caught.unwrap_or_else(|cause| {
-        let text = cause.downcast_ref::<String>().map(String::as_str);
-        let text = text.or_else(|| cause.downcast_ref::<&str>().copied()).unwrap_or("no text");
-        (Outcome { violations: vec![format!("panic: {text}")], ..Outcome::default() }, false)
+        (Outcome { violations: vec![panic_in_words(&*cause)], ..Outcome::default() }, false)
     })
+}
+
+/// A panic as a violation.
+pub(super) fn panic_in_words(cause: &(dyn std::any::Any + Send)) -> String {
+    let text = cause.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| cause.downcast_ref::<&str>().copied()).unwrap_or("no text");
+    format!("panic: {text}")
 }
 
 /// Runs every seed of the range on so many threads.

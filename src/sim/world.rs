@@ -126,7 +126,11 @@ struct World {
 #[must_use]
 pub fn run(scenario: &Scenario, explain: bool) -> Outcome {
     let mut world = World::new(scenario.clone(), explain);
-    world.run();
+    if explain {
+        world.run_caught();
+    } else {
+        world.run();
+    }
     let timeline = world.take_timeline().unwrap_or_default();
     Outcome {
         violations: world.checks.violations().to_vec(),
@@ -477,9 +481,8 @@ impl World {
         // A step has at most four ops and a commit; without steps they are kept until the watermark of a beat.
         let ops_max = 5 * if self.scenario.rules.policy == Policy::Replace { 2 } else { 3 };
         self.checks.kept(member, m.executor.engine.ops_kept(), m.executor.logged_bytes(), ops_max);
-        let is_due = |&(rank, results, _): &(u32, u32, u32)| {
-            m.executor.engine.rank() == Some(Rank(rank)) && m.caller.completed >= results
-        };
+        let (rank_now, completed) = (m.executor.engine.rank(), m.caller.completed);
+        let is_due = |r: &(u32, u32, u32)| rank_now == Some(Rank(r.0)) && completed >= r.1;
         let due = self.scenario.after_release.filter(is_due);
         self.look_at(member);
         if let Some((rank, _, count)) = due {

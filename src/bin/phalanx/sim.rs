@@ -112,9 +112,17 @@ fn mutant(text: &str) -> Result<Mutant, String> {
 
 const NOT_BUILT_IN: &str = "planted faults are not in this binary; build it with `--features mutants`";
 
+/// A panic of a run is told with its violation, not once more on the way.
+fn quietly<T>(work: impl FnOnce() -> T) -> T {
+    std::panic::set_hook(Box::new(|_| {}));
+    let done = work();
+    let _ = std::panic::take_hook();
+    done
+}
+
 /// Runs one scenario and shows what was asked for.
 fn show(replay: &Replay, explain: bool, file: Option<&str>) -> Result<i32, String> {
-    let outcome = replay.outcome(true);
+    let outcome = quietly(|| replay.outcome(true));
     if explain {
         print!("{}", outcome.timeline.text());
     } else {
@@ -132,7 +140,7 @@ fn show(replay: &Replay, explain: bool, file: Option<&str>) -> Result<i32, Strin
 
 /// Makes a run smaller that breaks something.
 fn smaller(replay: &Replay, runs_max: u32, file: Option<&str>) -> Result<i32, String> {
-    let Some(found) = minimise(replay, runs_max) else {
+    let Some(found) = quietly(|| minimise(replay, runs_max)) else {
         let why =
             if replay.mutant.is_some() { ", or breaks something without the planted fault too" } else { "" };
         return Err(format!("`{replay}` breaks nothing{why}; there is nothing to make smaller"));
@@ -189,8 +197,6 @@ fn mutants(_: Option<Range<u64>>, _: usize, _: bool) -> Result<i32, String> {
 fn mutants(seeds: Option<Range<u64>>, threads: usize, as_json: bool) -> Result<i32, String> {
     use phalanx::sim::hunt::{Hunt, SEEDS, hunt_all, json, row};
     let seeds = seeds.unwrap_or(SEEDS);
-    // What an assertion says is printed with its fault.
-    std::panic::set_hook(Box::new(|_| {}));
     if !as_json {
         println!("{:<18} {:<22} {:>6}  replay", "planted", "checker", "seeds");
     }
@@ -199,8 +205,7 @@ fn mutants(seeds: Option<Range<u64>>, threads: usize, as_json: bool) -> Result<i
             println!("{}", row(hunt, &seeds));
         }
     };
-    let hunts = hunt_all(Mutant::ALL, &seeds, threads, tell);
-    let _ = std::panic::take_hook();
+    let hunts = quietly(|| hunt_all(Mutant::ALL, &seeds, threads, tell));
     let caught = hunts.iter().filter(|h| h.found.is_some()).count();
     if as_json {
         println!("{}", json(&hunts));

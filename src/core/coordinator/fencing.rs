@@ -56,11 +56,7 @@ impl Coordinator {
     fn write(&mut self) {
         let decision = self.pending.clone().or_else(|| self.last.clone());
         let former = self.former.iter().copied().collect();
-        let record = Record { epoch: self.epoch, decision, losses: self.losses.clone(), former };
-        self.writes.push_back(record.clone());
-        if crate::planted!(ActUnwritten) {
-            self.handle_stored(&record, 0);
-        }
+        self.writes.push_back(Record { epoch: self.epoch, decision, losses: self.losses.clone(), former });
     }
 
     /// The record up to `epoch` is durable.

@@ -1,10 +1,12 @@
 //! Writes the timeline, where one is asked for: what is told, and what shows in a member after its turn. It reads only.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use phalanx_core::ids::{Epoch, MemberId, OpId, Rank};
 
 use super::World;
+use crate::sim::sweep::panic_in_words;
 use crate::sim::timeline::{Entry, Link, Place, Timeline, What};
 
 /// What a member showed when it was looked at last.
@@ -79,6 +81,13 @@ impl World {
         let entries = whats.into_iter().map(|what| Entry { time_us, place, link: None, what });
         watch.timeline.entries.extend(entries);
         watch.seen.insert(member, now);
+    }
+
+    /// Runs to the end or to a panic, which is a violation like others: what led there is to be told.
+    pub(super) fn run_caught(&mut self) {
+        if let Err(cause) = catch_unwind(AssertUnwindSafe(|| self.run())) {
+            self.checks.report(panic_in_words(&*cause));
+        }
     }
 
     /// The timeline, if one was written.
