@@ -7,11 +7,11 @@ use phalanx::sim::run;
 
 /// A draw, a seed, and the hashes of its text and of its diagram.
 const KEPT: &[(Draw, u64, u64, u64)] = &[
-    (Draw::Basic, 11, 0x4b373b488884638d, 0x16c230ebdaf05cdb),
-    (Draw::Whole, 42, 0x0eab4970225772ef, 0xd88f9c24903be08c),
-    (Draw::Whole, 100_000_010, 0x85480345f9654d95, 0x3fdbb56f22d94ad5),
-    (Draw::Whole, 300_000_003, 0xedf99dd598d50c33, 0x92d5fb54af512185),
-    (Draw::Breaks, 300_000_012, 0xe2d091f3af43db3e, 0x69d80331d5ac5e3b),
+    (Draw::Basic, 11, 0x4b373b488884638d, 0x4dc93242fa41592e),
+    (Draw::Whole, 42, 0x0eab4970225772ef, 0x63255339f82f7dd3),
+    (Draw::Whole, 100_000_010, 0x85480345f9654d95, 0x3e1c604df6c6f878),
+    (Draw::Whole, 300_000_003, 0xedf99dd598d50c33, 0x35ea0659678799e8),
+    (Draw::Breaks, 300_000_012, 0xe2d091f3af43db3e, 0xdd34accf6da625c0),
 ];
 
 fn replay(draw: Draw, seed: u64) -> Replay {

@@ -1,7 +1,7 @@
 //! A timeline as a space-time diagram: a vertical line a process, time going down, messages as arrows.
 //!
-//! Time is not to scale: between two moments at which something happens lies a distance that grows with the logarithm of
-//! the time between them, so that a wait of a second takes no more room than it tells.
+//! Time is not to scale: between two moments at which something happens lies a distance that grows with the logarithm
+//! of the time between them, so that a wait of a second takes no more room than it tells.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,11 +28,18 @@ const LABEL_CHARS_MAX: usize = 40;
 /// With more messages than this between members none is drawn.
 const DATA_MAX: usize = 4_000;
 
-const STYLE: &str = "text{font:9px sans-serif;fill:#222;stroke:#fff;stroke-width:2;paint-order:stroke}.t{fill:#777;text-anchor:end}.h{font-weight:bold;\
-    text-anchor:middle}.life{stroke:#999;stroke-width:1.5}.off{stroke:#bbb;stroke-dasharray:2 3}\
+const STYLE: &str = "text{font:9px sans-serif;fill:#222;stroke:#fff;stroke-width:2;paint-order:stroke}\
+    .t{fill:#777;text-anchor:end}.v{fill:#c22}.h{font-weight:bold;text-anchor:middle}\
+    .life{stroke:#999;stroke-width:1.5}.off{stroke:#bbb;stroke-dasharray:2 3}\
     .c{stroke:#444;stroke-width:.8;fill:none}.d{stroke-width:.5;fill:none;opacity:.75}.k{stroke-dasharray:3 2}\
     .red{fill:#c22;stroke:#c22}.amber{fill:#e90;stroke:#e90}.green{fill:#2a3;stroke:#2a3}.blue{fill:#26c;stroke:#26c}\
     .grey{fill:#777;stroke:#777}.ring{fill:#fff;stroke:#2a3}.violet{fill:#84c;stroke:#84c}";
+
+/// Heads of arrows: of control messages and of data.
+const HEADS: &str = "<marker id=\"a\" viewBox=\"0 0 6 6\" refX=\"6\" refY=\"3\" markerWidth=\"6\" markerHeight=\"6\" \
+    orient=\"auto\"><path d=\"M0 0L6 3L0 6z\" fill=\"#444\"/></marker>\
+    <marker id=\"b\" viewBox=\"0 0 6 6\" refX=\"6\" refY=\"3\" markerWidth=\"7\" markerHeight=\"7\" orient=\"auto\">\
+    <path d=\"M0 1L6 3L0 5\" fill=\"none\" stroke=\"#888\"/></marker>";
 
 /// Colours of the messages of an op, by its number.
 const OPS: [&str; 6] = ["#26c", "#2a3", "#c50", "#84c", "#088", "#a36"];
@@ -52,10 +59,7 @@ pub fn svg(timeline: &Timeline) -> String {
     let height = bottom + 24 + ROW * below.len() as u32;
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" \
-         height=\"{height}\">\n<style>{STYLE}</style>\n<defs><marker id=\"a\" viewBox=\"0 0 6 6\" refX=\"6\" refY=\"3\" \
-         markerWidth=\"6\" markerHeight=\"6\" orient=\"auto\"><path d=\"M0 0L6 3L0 6z\" fill=\"#444\"/></marker>\
-         <marker id=\"b\" viewBox=\"0 0 6 6\" refX=\"6\" refY=\"3\" markerWidth=\"7\" markerHeight=\"7\" orient=\"auto\">\
-         <path d=\"M0 1L6 3L0 5\" fill=\"none\" stroke=\"#888\"/></marker></defs>\n\
+         height=\"{height}\">\n<style>{STYLE}</style>\n<defs>{HEADS}</defs>\n\
          <rect width=\"{width}\" height=\"{height}\" fill=\"#fff\"/>\n"
     );
     for (line, text) in wrapped(&timeline.title, width).iter().enumerate() {
@@ -64,7 +68,7 @@ pub fn svg(timeline: &Timeline) -> String {
     out += &legend(top - 40);
     out += &body;
     for (line, text) in below.iter().enumerate() {
-        out += &text_at(8, bottom + 18 + ROW * line as u32, "red", text);
+        out += &text_at(8, bottom + 18 + ROW * line as u32, "v", text);
     }
     out + "</svg>\n"
 }
@@ -206,7 +210,8 @@ impl<'a> Sheet<'a> {
             let class = if is_lost { "c k" } else { "c" };
             let tip = escaped(&format!("{} {}: {e}", ms(e.time_us), e.place));
             out += &format!(
-                "<path class=\"{class}\" marker-end=\"url(#a)\" d=\"M{x1} {y1}L{x2} {y2}\"><title>{tip}</title></path>\n"
+                "<path class=\"{class}\" marker-end=\"url(#a)\" d=\"M{x1} {y1}L{x2} {y2}\">\
+                 <title>{tip}</title></path>\n"
             );
         }
         out

@@ -11,8 +11,9 @@ use phalanx::sim::sweep::{Sweep, sweep};
 
 use crate::options::{self, Takes};
 
-const USAGE: &str = "phalanx sim [--seeds A..B] [--threads N] [--json] | --seed S [--draw D] [--mutant M] [--without LIST] \
-                     [--explain | --minimise] [--svg FILE] | --mutants [--seeds A..B] [--threads N] [--json]";
+const USAGE: &str = "phalanx sim [--seeds A..B] [--threads N] [--json] | \
+                     --seed S [--draw D] [--mutant M] [--without LIST] [--explain | --minimise] [--svg FILE] | \
+                     --mutants [--seeds A..B] [--threads N] [--json]";
 
 const OPTIONS: &[options::Option_] = &[
     ("seeds", Takes::Value, "run these seeds, the last one not included (0..10000)"),

@@ -109,7 +109,8 @@ impl Mark {
         let (left, up, right, down) = (x - 3, y - 3, x + 3, y + 3);
         match form {
             Form::Cross => format!(
-                "<path class=\"{colour} cross\" stroke-width=\"2\" d=\"M{left} {up}L{right} {down}M{left} {down}L{right} {up}\"/>"
+                "<path class=\"{colour} cross\" stroke-width=\"2\" \
+                 d=\"M{left} {up}L{right} {down}M{left} {down}L{right} {up}\"/>"
             ),
             Form::Bar => {
                 format!("<path class=\"{colour}\" stroke-width=\"3\" d=\"M{} {y}L{} {y}\"/>", x - 4, x + 4)
