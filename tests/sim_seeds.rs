@@ -8,10 +8,7 @@ fn range(from: u64, count: u64) {
     println!("seeds {from}..{}", from + count);
     let found = sweep(from..from + count, 2);
     let first = found.violations.first();
-    assert!(
-        first.is_none(),
-        "{first:?}; replay: SIM_SEED=N SIM_LINES=1 cargo test --test sim_explain -- --nocapture"
-    );
+    assert!(first.is_none(), "{first:?}; replay: phalanx sim --seed N --explain; smaller: --minimise");
     assert_eq!(found.seeds, count);
 }
 
@@ -59,13 +56,7 @@ fn seeds_that_failed_once_hold() {
         let mut words = line.splitn(3, ' ');
         let (draw, seed, why) = (words.next().unwrap(), words.next().unwrap(), words.next().unwrap());
         let seed = seed.parse().unwrap();
-        let scenario = match draw {
-            "basic" => Scenario::basic(seed),
-            "draw" => Scenario::draw(seed),
-            "early" => Scenario::early(seed),
-            "with_breaks" => Scenario::with_breaks(seed),
-            other => panic!("draw `{other}` in seeds.txt"),
-        };
+        let scenario = draw.parse::<phalanx::sim::replay::Draw>().unwrap().scenario(seed);
         let (outcome, _) = check(&scenario, false);
         assert!(outcome.violations.is_empty(), "{draw} {seed} ({why}): {:?}", outcome.violations);
         run += 1;
@@ -95,11 +86,11 @@ fn a_wrong_call_gives_every_rank_the_same_mismatch_and_a_missing_one_the_same_ex
         // Uniformity down to the cause is the checker's; here only that the error is the one the case asks for.
         let (outcome, _) = check(&s, true);
         assert!(outcome.violations.is_empty(), "seed {seed}: {:?}", outcome.violations);
-        let decided = outcome.lines.iter().filter(|l| l.contains("== Decided")).collect::<Vec<_>>();
-        let with = |name: &str| decided.iter().any(|l| l.contains(name));
+        let text = outcome.timeline.text();
+        let with = |cause: &str| text.lines().any(|l| l.contains("decides e") && l.contains(cause));
         match odd {
-            OddCall::Other(_) => mismatches += u32::from(with("Mismatch") && outcome.failed > 0),
-            OddCall::Never(_) => expiries += u32::from(with("Expired") && outcome.failed > 0),
+            OddCall::Other(_) => mismatches += u32::from(with("fail (mismatch") && outcome.failed > 0),
+            OddCall::Never(_) => expiries += u32::from(with("fail (expired") && outcome.failed > 0),
         }
     }
     assert!(mismatches > 10 && expiries > 10, "{mismatches} mismatches, {expiries} expiries");

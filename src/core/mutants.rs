@@ -40,6 +40,14 @@ pub enum Mutant {
     CountRanks,
     /// A repair serves every lacking rank from one holder, out of path order.
     OutOfOrder,
+    /// Calls that differ in their count are taken for the same.
+    IgnoreCount,
+    /// A spare that died while it stood by still gets a seat.
+    SeatDeadSpare,
+    /// A rank serves the state to a newcomer before it has begun the step itself.
+    StateEarly,
+    /// One spare is given every vacant seat.
+    SeatTwice,
 }
 
 impl Mutant {
@@ -63,6 +71,10 @@ impl Mutant {
         Self::NoTopRule,
         Self::CountRanks,
         Self::OutOfOrder,
+        Self::IgnoreCount,
+        Self::SeatDeadSpare,
+        Self::StateEarly,
+        Self::SeatTwice,
     ];
 }
 

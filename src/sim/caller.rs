@@ -225,11 +225,14 @@ impl Caller {
         if !s.waits || started.is_empty() || draw.is_multiple_of(3) {
             return false;
         }
-        let is_of_this_rank = |o: &PlannedOp| o.comm != SECOND || s.split.contains(&rank);
         let ops = s.ops(self.step);
+        let is_of_this_rank = |k: &usize| {
+            let is_member = ops[*k].comm != SECOND || s.split.contains(&rank);
+            is_member && !s.left_out.contains(&(self.step, *k))
+        };
         let all_before = (0..ops.len())
-            .take_while(|k| started.iter().any(|(i, _)| i == k) || !is_of_this_rank(&ops[*k]))
-            .filter(|k| is_of_this_rank(&ops[*k]));
+            .take_while(|k| started.iter().any(|(i, _)| i == k) || !is_of_this_rank(k))
+            .filter(is_of_this_rank);
         let safe: Vec<usize> = all_before.collect();
         let Some(index) = safe.get((draw / 3) as usize % safe.len().max(1)) else { return false };
         self.open.values().any(|o| o.index == *index && !o.over)

@@ -6,10 +6,17 @@
 pub mod caller;
 pub mod checkers;
 pub mod coverage;
+pub mod diagram;
+#[cfg(feature = "mutants")]
+pub mod hunt;
+pub mod minimise;
 pub mod net;
 pub mod random;
+pub mod reduction;
+pub mod replay;
 pub mod scenario;
 pub mod sweep;
+pub mod timeline;
 pub mod world;
 
 pub use scenario::Scenario;

@@ -10,6 +10,7 @@ use phalanx_core::wire::Header;
 
 use super::random::{Random, mix};
 use super::scenario::{Scenario, SlowLinks};
+use super::timeline::Data;
 use crate::device::{Block, Span};
 use crate::transport::{Arrival, LinkEvent, Peer, Transport};
 
@@ -18,6 +19,8 @@ struct Message {
     arrives_us: u64,
     header: Header,
     payload: Block,
+    /// Its place in `Net::seen`.
+    number: usize,
 }
 
 #[derive(Debug, Default)]
@@ -88,6 +91,8 @@ pub struct Net {
     wakes: Vec<(u64, MemberId)>,
     faults: BTreeMap<MemberId, Vec<(u64, LinkEvent)>>,
     violations: Vec<String>,
+    /// Every message so far, where a timeline is written.
+    seen: Option<Vec<Data>>,
 }
 
 /// The net, shared by the transports of one world.
@@ -111,7 +116,18 @@ impl Net {
             wakes: Vec::new(),
             faults: BTreeMap::new(),
             violations: Vec::new(),
+            seen: None,
         }))
+    }
+
+    /// Remembers every message from now on, for the timeline.
+    pub fn watch(&mut self) {
+        self.seen = Some(Vec::new());
+    }
+
+    /// Takes what was remembered.
+    pub fn take_data(&mut self) -> Vec<Data> {
+        self.seen.take().unwrap_or_default()
     }
 
     /// Sets the clock.
@@ -238,6 +254,12 @@ fn scribble(mut slot: Block) {
     slot.span().write(&vec![0xEE; slot.bytes()]);
 }
 
+fn note_taken(seen: Option<&mut Vec<Data>>, number: usize, now_us: u64, stale: bool) {
+    if let Some(data) = seen.and_then(|s| s.get_mut(number)) {
+        (data.taken_us, data.stale) = (Some(now_us), stale);
+    }
+}
+
 /// One member's view of the net.
 #[derive(Debug)]
 pub struct SimTransport {
@@ -292,11 +314,12 @@ impl Transport for SimTransport {
         if !self.heads.contains_key(&from) {
             let mut net = self.net.borrow_mut();
             let now = net.now_us;
-            let Net { links, wakes, .. } = &mut *net;
+            let Net { links, wakes, seen, .. } = &mut *net;
             let link = links.get_mut(from, self.me)?;
             loop {
                 let first = link.queue.front().filter(|m| m.arrives_us <= now)?;
                 if first.header.epoch < self.epoch && !phalanx_core::planted!(IgnoreEpoch) {
+                    note_taken(seen.as_mut(), first.number, now, true);
                     link.queue.pop_front();
                     wakes.push((now, from));
                     self.stale += 1;
@@ -308,9 +331,10 @@ impl Transport for SimTransport {
                 break;
             }
             let message = link.queue.pop_front()?;
+            note_taken(seen.as_mut(), message.number, now, false);
             if message.header.epoch != self.epoch {
                 net.violations.push(format!(
-                    "fence: {} reads a message of {} in {}",
+                    "I6 fence: {} reads a message of {} in {}",
                     self.me, message.header.epoch, self.epoch
                 ));
             }
@@ -355,10 +379,22 @@ impl Transport for SimTransport {
             return;
         }
         let held_until = net.held.get(&(self.me, to)).copied().unwrap_or(0);
-        let link = net.links.open(self.me, to);
+        let Net { links, seen, .. } = &mut *net;
+        let link = links.open(self.me, to);
         let arrives_us = (now + delay).max(held_until).max(link.last_arrival_us);
         link.last_arrival_us = arrives_us;
-        link.queue.push_back(Message { arrives_us, header: *header, payload });
+        let data = Data {
+            from: self.me,
+            to,
+            sent_us: now,
+            arrives_us,
+            taken_us: None,
+            stale: false,
+            header: *header,
+        };
+        let number = seen.as_ref().map_or(0, Vec::len);
+        seen.iter_mut().for_each(|seen| seen.push(data));
+        link.queue.push_back(Message { arrives_us, header: *header, payload, number });
         net.wakes.push((arrives_us, to));
     }
 

@@ -1,5 +1,7 @@
 //! What one seed draws: the shape of the world, what is called, what goes wrong.
 
+use std::collections::BTreeSet;
+
 use phalanx_core::ids::Rank;
 use phalanx_core::policy::Rules;
 use phalanx_core::spec::Collective;
@@ -10,6 +12,7 @@ mod plain;
 mod program;
 mod swarm;
 mod wide;
+mod words;
 
 pub use calm::CALM_FROM;
 pub use fault::{Aim, Fault, FaultKind, Moment, SlowLinks, Trap, When};
@@ -71,6 +74,12 @@ pub struct Scenario {
     pub reduces: bool,
     /// A program that starts ops before it waits for earlier ones also waits for some while it leaves others open.
     pub waits: bool,
+    /// Ops that are not called, by step and place in it; what is drawn for the others stays the same.
+    pub left_out: BTreeSet<(u64, usize)>,
+    /// No op has more elements a rank.
+    pub count_max: u64,
+    /// I4 is looked at after every so manieth event.
+    pub holders_every: u64,
     /// Early messages of one sender and communicator at which it is asked to pause; `None`: as in a real run.
     pub pause_at: Option<usize>,
     /// The draw of all that is known to go wrong, with stricter rules: a coordinator that died writes nothing more, and

@@ -1,4 +1,4 @@
-//! Many seeds on several threads, and the hunt for planted faults.
+//! Many seeds on several threads.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,6 +29,8 @@ pub struct Sweep {
     pub compared: u64,
     /// Ranks over all runs.
     pub ranks: u64,
+    /// Ops that the programs call, each counted once.
+    pub called: u64,
     /// Faults that struck something.
     pub strikes: u64,
     /// What they struck.
@@ -57,10 +59,15 @@ pub fn check(scenario: &Scenario, explain: bool) -> (Outcome, bool) {
         (outcome, true)
     }));
     caught.unwrap_or_else(|cause| {
-        let text = cause.downcast_ref::<String>().map(String::as_str);
-        let text = text.or_else(|| cause.downcast_ref::<&str>().copied()).unwrap_or("no text");
-        (Outcome { violations: vec![format!("panic: {text}")], ..Outcome::default() }, false)
+        (Outcome { violations: vec![panic_in_words(&*cause)], ..Outcome::default() }, false)
     })
+}
+
+/// A panic as a violation.
+pub(super) fn panic_in_words(cause: &(dyn std::any::Any + Send)) -> String {
+    let text = cause.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| cause.downcast_ref::<&str>().copied()).unwrap_or("no text");
+    format!("panic: {text}")
 }
 
 /// Runs every seed of the range on so many threads.
@@ -85,6 +92,8 @@ pub fn sweep(seeds: Range<u64>, threads: usize) -> Sweep {
             mine.recoveries += outcome.recoveries;
             mine.compared += u64::from(compared);
             mine.ranks += ranks;
+            mine.called +=
+                (0..scenario.steps).map(|step| scenario.called(u64::from(step)) as u64).sum::<u64>();
             mine.strikes += outcome.strikes;
             outcome.cells.iter().for_each(|cell| mine.coverage.count(*cell));
             mine.violations.extend(outcome.violations.into_iter().next().map(|text| (seed, text)));
@@ -101,6 +110,7 @@ pub fn sweep(seeds: Range<u64>, threads: usize) -> Sweep {
             all.recoveries += part.recoveries;
             all.compared += part.compared;
             all.ranks += part.ranks;
+            all.called += part.called;
             all.strikes += part.strikes;
             all.coverage.add(&part.coverage);
             all.violations.extend(part.violations);
@@ -110,32 +120,4 @@ pub fn sweep(seeds: Range<u64>, threads: usize) -> Sweep {
     all.violations.sort();
     all.runs_per_s = all.seeds as f64 / began.elapsed().as_secs_f64().max(1e-9);
     all
-}
-
-/// How a planted fault was found.
-#[cfg(feature = "mutants")]
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Hunt {
-    /// The fault.
-    pub mutant: phalanx_core::mutants::Mutant,
-    /// The seed that found it and what the checker said; `None`: no seed of the range did.
-    pub found: Option<(u64, String)>,
-}
-
-/// Plants one fault on this thread and runs seeds, each also with links that break, until a checker catches it, in a
-/// run that is clean without it.
-#[cfg(feature = "mutants")]
-#[must_use]
-pub fn hunt(mutant: phalanx_core::mutants::Mutant, seeds: Range<u64>) -> Hunt {
-    phalanx_core::mutants::plant(Some(mutant));
-    let runs = seeds.into_iter().flat_map(|seed| [Scenario::draw(seed), Scenario::with_breaks(seed)]);
-    let found = runs.into_iter().find_map(|scenario| {
-        let text = check(&scenario, false).0.violations.into_iter().next()?;
-        phalanx_core::mutants::plant(None);
-        let is_clean = check(&scenario, false).0.violations.is_empty();
-        phalanx_core::mutants::plant(Some(mutant));
-        is_clean.then_some((scenario.seed, text))
-    });
-    phalanx_core::mutants::plant(None);
-    Hunt { mutant, found }
 }

@@ -14,6 +14,7 @@ use super::coverage::Cell;
 use super::net::{Net, SharedNet};
 use super::random::Random;
 use super::scenario::{Fault, Scenario};
+use super::timeline::{Place, Timeline, What};
 use clock::Clock;
 use member::Member;
 
@@ -23,6 +24,7 @@ mod faults;
 mod member;
 mod promises;
 mod trouble;
+mod watch;
 
 #[derive(Debug)]
 enum Event {
@@ -57,8 +59,8 @@ pub struct Outcome {
     pub recoveries: u64,
     /// Hash of all that happened: the same for the same seed.
     pub trace: u64,
-    /// Lines of what happened, if asked for.
-    pub lines: Vec<String>,
+    /// What happened, if asked for.
+    pub timeline: Timeline,
     /// Some op completed over fewer ranks than its communicator has.
     pub shrunk: bool,
     /// Hash of the result of each op at each rank.
@@ -92,13 +94,16 @@ struct World {
     members: BTreeMap<MemberId, Member>,
     events: BinaryHeap<Reverse<(u64, u64, usize)>>,
     slots: Vec<Option<Event>>,
+    /// When each event was queued, by slot; of the one that is handled now.
+    queued_us: Vec<u64>,
+    sent_us: u64,
     now_us: u64,
     /// Events at this instant.
     still: u64,
     count: u64,
     checks: Checkers,
     trace: u64,
-    lines: Option<Vec<String>>,
+    watch: Option<Box<watch::Watch>>,
     losses: u64,
     recoveries: u64,
     next_member: u64,
@@ -113,7 +118,12 @@ struct World {
 #[must_use]
 pub fn run(scenario: &Scenario, explain: bool) -> Outcome {
     let mut world = World::new(scenario.clone(), explain);
-    world.run();
+    if explain {
+        world.run_caught();
+    } else {
+        world.run();
+    }
+    let timeline = world.take_timeline().unwrap_or_default();
     Outcome {
         violations: world.checks.violations().to_vec(),
         completed: world.checks.ended.0,
@@ -121,7 +131,7 @@ pub fn run(scenario: &Scenario, explain: bool) -> Outcome {
         losses: world.losses,
         recoveries: world.recoveries,
         trace: world.trace,
-        lines: world.lines.unwrap_or_default(),
+        timeline,
         shrunk: world.checks.shrunk,
         results: world.checks.results().clone(),
         strikes: world.strikes,
@@ -150,12 +160,14 @@ impl World {
             members: BTreeMap::new(),
             events: BinaryHeap::new(),
             slots: Vec::new(),
+            queued_us: Vec::new(),
+            sent_us: 0,
             now_us: 0,
             still: 0,
             count: 0,
             checks: Checkers::default(),
             trace: scenario.seed,
-            lines: explain.then(Vec::new),
+            watch: explain.then(Box::default),
             losses: 0,
             recoveries: 0,
             next_member: 1,
@@ -165,6 +177,11 @@ impl World {
             coverage: Vec::new(),
             scenario,
         };
+        if let Some(watch) = &mut world.watch {
+            watch.timeline.title = world.scenario.in_words();
+            world.checks.told = Some(Vec::new());
+            world.net.borrow_mut().watch();
+        }
         for rank in 0..world.scenario.rules.world_size {
             world.add_member(Some(Rank(rank)));
         }
@@ -177,16 +194,11 @@ impl World {
         world
     }
 
-    fn say(&mut self, text: impl FnOnce() -> String) {
-        if let Some(lines) = &mut self.lines {
-            lines.push(format!("{:>9} us  {}", self.now_us, text()));
-        }
-    }
-
     fn at(&mut self, time_us: u64, event: Event) {
         self.count += 1;
         let slot = self.slots.len();
         self.slots.push(Some(event));
+        self.queued_us.push(self.now_us);
         self.events.push(Reverse((time_us.max(self.now_us), self.count, slot)));
     }
 
@@ -194,6 +206,7 @@ impl World {
         while let Some(Reverse((time_us, _, slot))) = self.events.pop() {
             self.still = if time_us == self.now_us { self.still + 1 } else { 0 };
             self.now_us = time_us;
+            self.sent_us = self.queued_us[slot];
             self.net.borrow_mut().set_now(time_us);
             if let Some(event) = self.slots[slot].take() {
                 self.handle(event);
@@ -231,19 +244,13 @@ impl World {
             Event::Turn(member) => self.turn(member),
             Event::Up(from, connection, message) => {
                 if self.members.get(&from).is_some_and(|m| m.connection != connection) {
+                    self.tell_arrival(self.place(from), Place::Coordinator, || What::Lost);
                     return;
                 }
                 if self.coordinator.is_some() {
                     self.trace = fnv1a(self.trace.to_le_bytes().into_iter().chain(message.to_frame()));
-                    if self.lines.is_some() && matches!(*message, Upward::Expired { .. }) {
-                        let waits: Vec<String> =
-                            self.members.values().map(|m| m.executor.engine.waits_for()).collect();
-                        let untaken = self.net.borrow().untaken();
-                        self.say(|| format!("stuck: {waits:#?} {untaken:#?}"));
-                    }
-                    if self.lines.is_some() && !matches!(*message, Upward::Beat { .. }) {
-                        let text = format!("{from} -> coordinator {message:?}");
-                        self.say(|| text);
+                    if !matches!(*message, Upward::Beat { .. }) {
+                        self.tell_arrival(self.place(from), Place::Coordinator, || What::Up(message.clone()));
                     }
                     if let Some(c) = self.coordinator.as_mut() {
                         c.handle_message(from, *message, self.coordinator_clock.ms(self.now_us));
@@ -270,16 +277,7 @@ impl World {
             Event::Fault(fault) => {
                 self.strike(fault);
             }
-            Event::Wake(member) => {
-                if let Some(m) = self.members.get_mut(&member) {
-                    m.stopped = false;
-                    for message in std::mem::take(&mut m.unread) {
-                        m.executor.engine.handle_message(message, m.clock.ms(self.now_us));
-                    }
-                }
-                self.say(|| format!("{member} goes on"));
-                self.wake(member, self.now_us);
-            }
+            Event::Wake(member) => self.go_on(member),
             Event::CoordinatorBack => self.restart_coordinator(),
             Event::Reconnect(member) => self.reconnect(member),
             Event::NewSpare => self.add_member(None),

@@ -1,23 +1,34 @@
-//! `phalanx sim`: seeds of the simulator, one seed explained, planted faults.
+//! `phalanx sim`: seeds of the simulator, one seed explained, drawn or made smaller, planted faults.
 
 use std::ffi::OsString;
 use std::ops::Range;
 
-use phalanx::sim::Scenario;
+use phalanx::core::mutants::Mutant;
 use phalanx::sim::coverage::Coverage;
-use phalanx::sim::sweep::{Sweep, check, sweep};
+use phalanx::sim::diagram::svg;
+use phalanx::sim::minimise::{RUNS_MAX, minimise};
+use phalanx::sim::replay::Replay;
+use phalanx::sim::sweep::{Sweep, sweep};
 
 use crate::options::{self, Takes};
 
-const USAGE: &str = "phalanx sim [--seeds A..B] [--threads N] [--coverage] [--json] | --seed S [--explain] [--json] | --mutants";
+const USAGE: &str = "phalanx sim [--seeds A..B] [--threads N] [--coverage] [--json] | \
+                     --seed S [--draw D] [--mutant M] [--without LIST] [--explain | --minimise] [--svg FILE] | \
+                     --mutants [--seeds A..B] [--threads N] [--json]";
 
 const OPTIONS: &[options::Option_] = &[
     ("seeds", Takes::Value, "run these seeds, the last one not included (0..10000)"),
     ("seed", Takes::Value, "run one seed"),
+    ("draw", Takes::Value, "with --seed: what it means: basic, draw, early or with_breaks (draw)"),
+    ("mutant", Takes::Value, "with --seed: plant this fault"),
+    ("without", Takes::Value, "with --seed: leave this out, as in \"fault 1, op 0.2, ranks>3\""),
     ("explain", Takes::Flag, "with --seed: print the scenario and what happened"),
+    ("minimise", Takes::Flag, "with --seed: make a run smaller that breaks something, and explain it"),
+    ("runs", Takes::Value, "with --minimise: runs at most (2000)"),
+    ("svg", Takes::Value, "with --seed: draw what happened into this file"),
     ("threads", Takes::Value, "threads (2)"),
     ("coverage", Takes::Flag, "print which states the faults struck, as tables, and the cells never reached"),
-    ("mutants", Takes::Flag, "plant each fault, and say which checker finds it at which of the seeds"),
+    ("mutants", Takes::Flag, "plant each fault, and say which checker catches it at which seed"),
     ("json", Takes::Flag, "one JSON object"),
 ];
 
@@ -27,36 +38,33 @@ const SHOWN: usize = 20;
 /// A run of so many seeds must reach every cell of the coverage table.
 const LONG_RUN: u64 = 1_000_000;
 
+/// What to do.
 #[derive(Debug, PartialEq, Eq)]
-struct Asked {
-    seeds: Range<u64>,
-    explain: bool,
-    coverage: bool,
-    mutants: bool,
-    json: bool,
-    threads: usize,
+enum Asked {
+    Seeds { seeds: Range<u64>, threads: usize, coverage: bool, json: bool },
+    One { replay: Replay, explain: bool, svg: Option<String> },
+    Minimise { replay: Replay, runs_max: u32, svg: Option<String> },
+    Mutants { seeds: Option<Range<u64>>, threads: usize, json: bool },
 }
 
 /// Runs seeds; 0: nothing was found, 1: a violation, or a planted fault that nothing found.
 pub fn run(args: Vec<OsString>) -> Result<i32, String> {
-    let Some(asked) = parse(args)? else { return Ok(0) };
-    if asked.mutants {
-        return mutants(asked.seeds);
+    match parse(args)? {
+        None => Ok(0),
+        Some(Asked::Seeds { seeds, threads, coverage: is_asked, json: as_json }) => {
+            let found = sweep(seeds, threads);
+            println!("{}", if as_json { json(&found) } else { table(&found) });
+            if is_asked {
+                println!("{}", coverage(&found.coverage));
+            }
+            let is_uncovered = found.seeds >= LONG_RUN && !found.coverage.unreached().is_empty();
+            let is_bad = is_uncovered || !found.violations.is_empty() || !found.coverage.absurd().is_empty();
+            Ok(i32::from(is_bad))
+        }
+        Some(Asked::One { replay, explain, svg }) => show(&replay, explain, svg.as_deref()),
+        Some(Asked::Minimise { replay, runs_max, svg }) => smaller(&replay, runs_max, svg.as_deref()),
+        Some(Asked::Mutants { seeds, threads, json }) => mutants(seeds, threads, json),
     }
-    if asked.explain {
-        let (outcome, _) = check(&Scenario::draw(asked.seeds.start), true);
-        println!("{:?}", Scenario::draw(asked.seeds.start));
-        outcome.lines.iter().for_each(|line| println!("{line}"));
-        outcome.violations.iter().for_each(|text| println!("violation: {text}"));
-        return Ok(i32::from(!outcome.violations.is_empty()));
-    }
-    let found = sweep(asked.seeds, asked.threads);
-    println!("{}", if asked.json { json(&found) } else { table(&found) });
-    if asked.coverage {
-        println!("{}", coverage(&found.coverage));
-    }
-    let is_uncovered = found.seeds >= LONG_RUN && !found.coverage.unreached().is_empty();
-    Ok(i32::from(!found.violations.is_empty() || is_uncovered || !found.coverage.absurd().is_empty()))
 }
 
 fn parse(args: Vec<OsString>) -> Result<Option<Asked>, String> {
@@ -64,20 +72,38 @@ fn parse(args: Vec<OsString>) -> Result<Option<Asked>, String> {
     if let Some(word) = options.words.first() {
         return Err(format!("`{word}` is no option here; usage: {USAGE}"));
     }
-    let seed = options.text("seed").map(number).transpose()?;
-    let seeds = options.text("seeds").map(range).transpose()?.unwrap_or(0..10_000);
-    let asked = Asked {
-        seeds: seed.map_or(seeds, |seed| seed..seed + 1),
-        explain: options.has("explain"),
-        coverage: options.has("coverage"),
-        mutants: options.has("mutants"),
-        json: options.has("json"),
-        threads: options.get("threads", 2usize)?.clamp(1, 1024),
-    };
-    if asked.explain && seed.is_none() {
-        return Err("--explain needs --seed".to_owned());
+    let seeds = options.text("seeds").map(range).transpose()?;
+    let threads = options.get("threads", 2usize)?.clamp(1, 1024);
+    let (json, coverage) = (options.has("json"), options.has("coverage"));
+    let svg = options.text("svg").map(str::to_owned);
+    if options.has("mutants") {
+        return Ok(Some(Asked::Mutants { seeds, threads, json }));
     }
-    Ok(Some(asked))
+    let Some(seed) = options.text("seed").map(number).transpose()? else {
+        let lonely = ["explain", "minimise", "svg", "draw", "mutant", "without"];
+        return match lonely.into_iter().find(|name| options.has(name)) {
+            Some(name) => Err(format!("--{name} needs --seed")),
+            None => {
+                let seeds = seeds.unwrap_or(0..10_000);
+                Ok(Some(Asked::Seeds { seeds, threads, coverage, json }))
+            }
+        };
+    };
+    let replay = Replay {
+        seed,
+        draw: options.get("draw", phalanx::sim::replay::Draw::default())?,
+        mutant: options.text("mutant").map(mutant).transpose()?,
+        without: options.get("without", phalanx::sim::reduction::Reductions::default())?,
+    };
+    let runs_max = options.get("runs", RUNS_MAX)?;
+    let (explain, is_plain) = (options.has("explain"), replay == Replay { seed, ..Replay::default() });
+    Ok(Some(if options.has("minimise") {
+        Asked::Minimise { replay, runs_max, svg }
+    } else if explain || svg.is_some() || !is_plain {
+        Asked::One { replay, explain, svg }
+    } else {
+        Asked::Seeds { seeds: seed..seed + 1, threads, coverage, json }
+    }))
 }
 
 fn number(text: &str) -> Result<u64, String> {
@@ -90,10 +116,58 @@ fn range(text: &str) -> Result<Range<u64>, String> {
     if from < to { Ok(from..to) } else { Err(format!("`{text}` is empty")) }
 }
 
+fn mutant(text: &str) -> Result<Mutant, String> {
+    if !cfg!(feature = "mutants") {
+        return Err(NOT_BUILT_IN.to_owned());
+    }
+    let found = Mutant::ALL.iter().find(|m| format!("{m:?}") == text).copied();
+    found.ok_or_else(|| format!("`{text}` is no planted fault; use one of: {:?}", Mutant::ALL))
+}
+
+const NOT_BUILT_IN: &str = "planted faults are not in this binary; build it with `--features mutants`";
+
+/// A panic of a run is told with its violation, not once more on the way.
+fn quietly<T>(work: impl FnOnce() -> T) -> T {
+    std::panic::set_hook(Box::new(|_| {}));
+    let done = work();
+    let _ = std::panic::take_hook();
+    done
+}
+
+/// Runs one scenario and shows what was asked for.
+fn show(replay: &Replay, explain: bool, file: Option<&str>) -> Result<i32, String> {
+    let outcome = quietly(|| replay.outcome(true));
+    if explain {
+        print!("{}", outcome.timeline.text());
+    } else {
+        println!("{}", outcome.timeline.title);
+    }
+    if let Some(file) = file {
+        std::fs::write(file, svg(&outcome.timeline)).map_err(|cause| format!("{file}: {cause}"))?;
+    }
+    match outcome.violations.first() {
+        None => println!("no violation"),
+        Some(first) => println!("violation: {first}\nsmaller: {replay} --minimise"),
+    }
+    Ok(i32::from(!outcome.violations.is_empty()))
+}
+
+/// Makes a run smaller that breaks something.
+fn smaller(replay: &Replay, runs_max: u32, file: Option<&str>) -> Result<i32, String> {
+    let Some(found) = quietly(|| minimise(replay, runs_max)) else {
+        let why =
+            if replay.mutant.is_some() { ", or breaks something without the planted fault too" } else { "" };
+        return Err(format!("`{replay}` breaks nothing{why}; there is nothing to make smaller"));
+    };
+    println!("before: {}\nafter:  {}\nruns:   {}", found.sizes.0, found.sizes.1, found.runs);
+    println!("replay: {} --explain\n", found.replay);
+    show(&found.replay, true, file)
+}
+
 fn table(s: &Sweep) -> String {
     let mut text = format!(
         "seeds {}  ({:.0} runs/s)\nops {} completed, {} ended with a typed error\nlosses {}  recoveries {}\n\
-         compared bit for bit with the run without faults {}\nmean a run: {:.1} ranks, {:.1} results, {:.1} faults\n\
+         compared bit for bit with the run without faults {}\nmean a run: {:.1} ranks, {:.1} ops, {:.1} faults\n\
          states struck {} of {}\nviolations {}",
         s.seeds,
         s.runs_per_s,
@@ -103,7 +177,7 @@ fn table(s: &Sweep) -> String {
         s.recoveries,
         s.compared,
         mean(s.ranks, s),
-        mean(s.completed, s),
+        mean(s.called, s),
         mean(s.strikes, s),
         Coverage::possible() - s.coverage.unreached().len(),
         Coverage::possible(),
@@ -111,6 +185,7 @@ fn table(s: &Sweep) -> String {
     );
     for (seed, what) in s.violations.iter().take(SHOWN) {
         text += &format!("\n{what}\nreplay: phalanx sim --seed {seed} --explain");
+        text += &format!("\nsmaller: phalanx sim --seed {seed} --minimise");
     }
     if s.violations.len() > SHOWN {
         text += &format!("\n… and {} more seeds", s.violations.len() - SHOWN);
@@ -123,7 +198,7 @@ fn json(s: &Sweep) -> String {
     format!(
         "{{\"seeds\":{},\"violations\":{},\"first_seed\":{first},\"runs_per_s\":{:.1},\"ops\":{},\
          \"ops_failed\":{},\"losses\":{},\"recoveries\":{},\"compared\":{},\"ranks_mean\":{:.1},\
-         \"faults_mean\":{:.1},\"cells\":{},\"unreached_cells\":{}}}",
+         \"ops_mean\":{:.1},\"faults_mean\":{:.1},\"cells\":{},\"unreached_cells\":{}}}",
         s.seeds,
         s.violations.len(),
         s.runs_per_s,
@@ -133,6 +208,7 @@ fn json(s: &Sweep) -> String {
         s.recoveries,
         s.compared,
         mean(s.ranks, s),
+        mean(s.called, s),
         mean(s.strikes, s),
         Coverage::possible(),
         s.coverage.unreached().len()
@@ -159,29 +235,30 @@ fn coverage(c: &Coverage) -> String {
 }
 
 #[cfg(not(feature = "mutants"))]
-fn mutants(_: Range<u64>) -> Result<i32, String> {
-    Err("planted faults are not in this binary; build it with `--features mutants`".to_owned())
+fn mutants(_: Option<Range<u64>>, _: usize, _: bool) -> Result<i32, String> {
+    Err(NOT_BUILT_IN.to_owned())
 }
 
 #[cfg(feature = "mutants")]
-fn mutants(seeds: Range<u64>) -> Result<i32, String> {
-    let mut missed = 0;
-    println!("{:<16} {:>6}  found by", "planted", "seeds");
-    for &mutant in phalanx::core::mutants::Mutant::ALL {
-        let hunt = phalanx::sim::sweep::hunt(mutant, seeds.clone());
-        let name = format!("{mutant:?}");
-        match hunt.found {
-            Some((seed, text)) => {
-                let text: String = text.chars().take(90).collect();
-                println!("{name:<16} {:>6}  {text}", seed - seeds.start + 1);
-            }
-            None => {
-                missed = 1;
-                println!("{name:<16} {:>6}  NOT FOUND", seeds.end - seeds.start);
-            }
-        }
+fn mutants(seeds: Option<Range<u64>>, threads: usize, as_json: bool) -> Result<i32, String> {
+    use phalanx::sim::hunt::{Hunt, SEEDS, hunt_all, json, row};
+    let seeds = seeds.unwrap_or(SEEDS);
+    if !as_json {
+        println!("{:<18} {:<22} {:>6}  replay", "planted", "checker", "seeds");
     }
-    Ok(missed)
+    let tell = |hunt: &Hunt| {
+        if !as_json {
+            println!("{}", row(hunt, &seeds));
+        }
+    };
+    let hunts = quietly(|| hunt_all(Mutant::ALL, &seeds, threads, tell));
+    let caught = hunts.iter().filter(|h| h.found.is_some()).count();
+    if as_json {
+        println!("{}", json(&hunts));
+    } else {
+        println!("planted {}, caught {caught}", hunts.len());
+    }
+    Ok(i32::from(caught < hunts.len()))
 }
 
 #[cfg(test)]
@@ -194,13 +271,35 @@ mod tests {
 
     #[test]
     fn arguments_are_read_and_wrong_ones_named() {
-        assert_eq!(words("--seeds 5..1_000 --threads 3").unwrap().unwrap().seeds, 5..1000);
-        assert_eq!(words("--seed 7 --explain").unwrap().unwrap().seeds, 7..8);
+        let Some(Asked::Seeds { seeds, threads: 3, json: false }) =
+            words("--seeds 5..1_000 --threads 3").unwrap()
+        else {
+            panic!("seeds")
+        };
+        assert_eq!(seeds, 5..1000);
+        assert!(matches!(words("--seed 7").unwrap(), Some(Asked::Seeds { seeds, .. }) if seeds == (7..8)));
+        assert!(matches!(words("--seed 7 --explain").unwrap(), Some(Asked::One { explain: true, .. })));
         assert!(words("--help").unwrap().is_none());
         assert!(words("--seeds 9..9").unwrap_err().contains("empty"));
-        assert!(words("--explain").unwrap_err().contains("--seed"));
+        for lonely in ["--explain", "--minimise", "--without fault", "--svg x"] {
+            assert!(words(lonely).unwrap_err().contains("needs --seed"), "{lonely}");
+        }
         assert!(words("--sedes 1").unwrap_err().contains("`--sedes`"));
         assert!(words("7").unwrap_err().contains("`7`"));
+        assert!(words("--seed 7 --draw x").unwrap_err().contains("with_breaks"));
+        assert!(words("--seed 7 --without fault").unwrap_err().contains("`fault`"));
+    }
+
+    #[test]
+    fn the_command_that_a_run_prints_is_the_run() {
+        let without = "fault 1, op 0.2, ranks>3".parse().unwrap();
+        let replay = Replay { seed: 7, draw: "with_breaks".parse().unwrap(), mutant: None, without };
+        let command = replay.to_string();
+        let (flags, list) = command.strip_prefix("phalanx sim ").unwrap().split_once(" --without ").unwrap();
+        let list = list.trim_matches('"');
+        let args = flags.split(' ').chain(["--without", list]).map(OsString::from).collect();
+        let Some(Asked::One { replay: read, .. }) = parse(args).unwrap() else { panic!("{command}") };
+        assert_eq!(read, replay);
     }
 
     #[test]
@@ -213,5 +312,6 @@ mod tests {
         }
         let bad = Sweep { violations: vec![(7, "I1".to_owned())], ..found };
         assert!(table(&bad).contains("phalanx sim --seed 7 --explain"));
+        assert!(table(&bad).contains("phalanx sim --seed 7 --minimise"));
     }
 }

@@ -26,7 +26,9 @@ impl Coordinator {
         let about_to_sit = self.pending.as_ref().and_then(|d| d.view.rank_of(member));
         let seat = self.view.rank_of(member).or(about_to_sit);
         if self.phase == Phase::Forming || seat.is_none() {
-            self.forget_spare(member);
+            if !crate::planted!(SeatDeadSpare) {
+                self.forget_spare(member);
+            }
             return;
         }
         let Some(rank) = seat else { return };

@@ -10,6 +10,7 @@ use crate::bitmap::Bitmap;
 use crate::ids::{Attempt, CommId, Epoch, MemberId, OpId, OpSeq, Rank};
 use crate::plan::{self, Plan};
 use crate::policy::{Policy, Rules};
+use crate::spec::Spec;
 use crate::view::View;
 use crate::wire::message::{
     CommDecision, CommReport, Decision, FailCause, Holding, Loss, OpDecision, OpReport, Report,
@@ -181,7 +182,7 @@ fn reseat(evidence: &Evidence<'_>, policy: Policy) -> Result<(View, BTreeSet<Ran
         if policy != Policy::Replace || was_vacant {
             continue;
         }
-        match spares.next() {
+        match if crate::planted!(SeatTwice) { evidence.spares.first() } else { spares.next() } {
             Some(&spare) => {
                 view.seats[index] = Some(spare);
                 reseated.insert(Rank(index as u32));
@@ -198,7 +199,9 @@ fn failure_in(records: &[(Rank, &OpReport)]) -> Option<FailCause> {
     let given = records.iter().find_map(|(_, o)| o.failed.clone());
     given.or_else(|| {
         let (one, first) = records.first()?;
-        let (two, other) = records.iter().find(|(_, o)| o.spec != first.spec)?;
+        let count = |o: &OpReport| if crate::planted!(IgnoreCount) { first.spec.count } else { o.spec.count };
+        let differs = |o: &OpReport| Spec { count: count(o), ..o.spec } != first.spec;
+        let (two, other) = records.iter().find(|(_, o)| differs(o))?;
         Some(FailCause::Mismatch { one: *one, one_spec: first.spec, two: *two, two_spec: other.spec })
     })
 }

@@ -8,6 +8,7 @@ use phalanx_core::spec::Spec;
 use phalanx_core::wire::message::Decision;
 
 use super::scenario::Scenario;
+use super::timeline::What;
 
 mod bounded;
 mod exact;
@@ -31,6 +32,12 @@ pub struct Finished {
     pub result: Result<(Vec<Rank>, Vec<u8>), Option<OpError>>,
 }
 
+/// The name of the checker that a violation comes from, as in `I4 holders`.
+#[must_use]
+pub fn checker_of(violation: &str) -> &str {
+    violation.split(':').next().unwrap_or(violation)
+}
+
 /// All checkers of a run.
 #[derive(Debug, Default)]
 pub struct Checkers {
@@ -38,6 +45,8 @@ pub struct Checkers {
     uniform: uniform::Uniform,
     seats: seats::Seats,
     violations: Vec<String>,
+    /// Calls and their ends since the timeline took them, where one is written.
+    pub told: Option<Vec<What>>,
     /// Failure domains lost since everything was whole last.
     budget: BTreeSet<DomainId>,
     promised: u32,
@@ -58,6 +67,7 @@ impl Checkers {
         spec: &Spec,
         state: u64,
     ) {
+        self.told.iter_mut().for_each(|t| t.push(What::Calls(op, *spec)));
         self.uniform.unretained = s.unretained;
         self.exact.called(s, by, op, at, spec, state, &mut self.violations);
     }
@@ -68,6 +78,11 @@ impl Checkers {
             Ok(_) => self.ended.0 += 1,
             Err(_) => self.ended.1 += 1,
         }
+        let ends = |f: &Finished| match &f.result {
+            Ok((ranks, _)) => Ok(ranks.len()),
+            Err(error) => Err(error.as_ref().map_or_else(String::new, OpError::to_string)),
+        };
+        self.told.iter_mut().for_each(|t| t.push(What::Returns(f.op, ends(f))));
         self.exact.finished(f, &mut self.violations);
         let is_beyond = self.budget.len() > self.promised as usize;
         self.uniform.finished(f, is_beyond, &mut self.violations);

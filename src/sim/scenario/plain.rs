@@ -1,5 +1,7 @@
 //! The first draws. Seeds that failed once are kept from them, so their meaning stays.
 
+use std::collections::BTreeSet;
+
 use phalanx_core::ids::Rank;
 use phalanx_core::policy::{Policy, Rules};
 use phalanx_core::units::LINK_SLOTS;
@@ -121,6 +123,9 @@ impl Scenario {
             trees: false,
             reduces: false,
             waits: false,
+            left_out: BTreeSet::new(),
+            count_max: u64::MAX,
+            holders_every: 32,
             pause_at: None,
             is_swarm: false,
             aims: Vec::new(),

@@ -67,7 +67,8 @@ impl Scenario {
     /// does not wait for each op.
     #[must_use]
     pub fn program(&self, step: u64, rank: Rank) -> Vec<(usize, PlannedOp)> {
-        let ops: Vec<(usize, PlannedOp)> = self.ops(step).iter().copied().enumerate().collect();
+        let mut ops: Vec<(usize, PlannedOp)> = self.ops(step).iter().copied().enumerate().collect();
+        ops.retain(|(index, _)| !self.left_out.contains(&(step, *index)));
         let (second, first): (Vec<_>, Vec<_>) = ops.iter().copied().partition(|(_, o)| o.comm == SECOND);
         let second = if self.split.contains(&rank) { second } else { Vec::new() };
         if !self.asynchronous {
@@ -81,6 +82,12 @@ impl Scenario {
             out.extend(from.next());
         }
         out
+    }
+
+    /// How many ops a step has that some rank calls.
+    #[must_use]
+    pub fn called(&self, step: u64) -> usize {
+        (0..self.ops(step).len()).filter(|index| !self.left_out.contains(&(step, *index))).count()
     }
 
     /// What a rank of the first hour calls before its first step; nobody replays it.
@@ -129,7 +136,7 @@ impl Scenario {
                 ]);
                 let count = r.pick(&[0u64, 1, 3, 17, 64, 200, 900]);
                 let count = if count > 200 && !r.chance(20) { 33 } else { count };
-                let count = count.max(self.count_min);
+                let count = count.max(self.count_min).min(self.count_max);
                 let count = if self.is_swarm { count.min(self.count_max(collective)) } else { count };
                 let mut able: Vec<Algorithm> = Algorithm::ALL
                     .iter()

@@ -8,6 +8,7 @@ use super::clock::Clock;
 use super::{CONTROL_DELAY_US_MAX, Event, World};
 use crate::sim::coverage::Phase;
 use crate::sim::scenario::Fault;
+use crate::sim::timeline::{Place, What};
 
 impl World {
     pub(super) fn run_coordinator(&mut self) {
@@ -53,7 +54,9 @@ impl World {
         self.follow(event);
         let text = format!("{event:?}");
         self.trace = fnv1a(self.trace.to_le_bytes().into_iter().chain(text.bytes()));
-        self.say(|| format!("== {text}"));
+        if !matches!(event, WorldEvent::Reached(..)) {
+            self.tell(Place::Coordinator, || What::Tells(Box::new(event.clone())));
+        }
         match event {
             WorldEvent::Lost(loss) => {
                 self.losses += 1;
@@ -82,8 +85,6 @@ impl World {
     /// Gives a record to the store, one write after the other, as its owner makes them. False: the store refused it, and
     /// the coordinator is gone.
     fn write(&mut self, record: Record) -> bool {
-        let text = format!("store {:?}", record.epoch);
-        self.say(|| text);
         self.spring_aims_at_write();
         if let Some(is_made) = self.store_refuses.take() {
             let phase = self.phase();
@@ -120,6 +121,8 @@ impl World {
             return; // It died; which of its writes were made was drawn then.
         }
         self.pending_writes.pop_front();
+        let decided = record.decision.as_ref().map(|d| d.view.epoch);
+        self.tell_arrival(Place::Coordinator, Place::Store, || What::Stored(record.epoch, decided));
         self.store = Some(record.clone());
         if let Some(c) = &mut self.coordinator {
             c.handle_stored(record, self.coordinator_clock.ms(self.now_us));
@@ -131,6 +134,7 @@ impl World {
         if self.coordinator.take().is_none() {
             return false;
         }
+        self.tell(Place::Coordinator, || What::Dies);
         if self.scenario.is_swarm {
             let made = self.random.below(self.pending_writes.len() as u64 + 1) as usize;
             self.land_writes(made);
@@ -170,6 +174,7 @@ impl World {
         }
         self.coordinator_clock = Clock::draw(self.scenario.drift_ppm_max, &mut self.random);
         self.coordinators += 1;
+        self.tell(Place::Coordinator, || What::IsBack);
         // If nothing was written, the world forms afresh from whoever comes.
         let now = self.coordinator_clock.ms(self.now_us);
         self.coordinator = Some(Coordinator::new(self.scenario.rules.clone(), self.store.clone(), now));

@@ -8,11 +8,12 @@ use phalanx_core::engine::{Engine, Op};
 use phalanx_core::ids::{MemberId, Rank};
 use phalanx_core::spec::Collective;
 use phalanx_core::view::View;
-use phalanx_core::wire::message::Milestone;
+use phalanx_core::wire::message::{Downward, Milestone};
 
 use super::{Event, World};
 use crate::sim::coverage::{Cell, Phase};
 use crate::sim::scenario::{Fault, Moment, Trap, When};
+use crate::sim::timeline::{Place, What};
 
 /// How long it takes until a rank that is lost before the world formed is started again.
 pub(super) const REFILL_US: u64 = 20_000;
@@ -44,7 +45,7 @@ impl World {
             m.completed_before = completed;
         }
         for trap in due {
-            self.say(|| format!("{rank} springs {trap:?}"));
+            self.tell_of(member, || What::Springs(trap));
             let fault = self.scenario.counted_from(trap.fault, rank);
             self.at(self.now_us + trap.after_us, Event::Fault(fault));
         }
@@ -86,7 +87,7 @@ impl World {
         let ops = self.ops_in_flight();
         let is_hit = self.is_hit_by(fault);
         if is_hit || fault.is_of_store() {
-            self.say(|| format!("!! {fault:?}"));
+            self.tell(Place::World, || What::Strikes(fault));
         }
         if is_hit {
             self.count_strike(fault, phase, &ops);
@@ -281,11 +282,28 @@ impl World {
 
     /// A control connection that was cut is open again.
     pub(super) fn reconnect(&mut self, member: MemberId) {
-        self.say(|| format!("{member} is connected again"));
+        self.tell_of(member, || What::IsConnected);
         if let Some(m) = self.members.get_mut(&member).filter(|m| m.is_cut()) {
             m.connection += 1;
             m.unread.clear();
             m.executor.engine.handle_connected();
+        }
+        self.wake(member, self.now_us);
+    }
+
+    /// A stopped process goes on, and reads what came meanwhile.
+    pub(super) fn go_on(&mut self, member: MemberId) {
+        self.tell_of(member, || What::GoesOn);
+        let now_us = self.now_us;
+        let Some(m) = self.members.get_mut(&member) else { return };
+        m.stopped = false;
+        for message in std::mem::take(&mut m.unread) {
+            if !matches!(message, Downward::BeatSeen { .. }) {
+                self.tell_of(member, || What::Down(Box::new(message.clone())));
+            }
+            if let Some(m) = self.members.get_mut(&member) {
+                m.executor.engine.handle_message(message, m.clock.ms(now_us));
+            }
         }
         self.wake(member, self.now_us);
     }
@@ -297,6 +315,7 @@ impl World {
         self.net.borrow_mut().kill(member);
         let at = self.now_us + self.random.below(2_000);
         self.at(at, Event::Exit(member));
+        self.tell_of(member, || What::Dies);
         true
     }
 }

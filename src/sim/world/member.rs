@@ -14,6 +14,7 @@ use crate::driver::Executor;
 use crate::sim::caller::Caller;
 use crate::sim::net::SimTransport;
 use crate::sim::scenario::Fault;
+use crate::sim::timeline::{Place, What};
 
 /// Every turn of a slow process comes so much late.
 const SLOW_US: u64 = 3_000;
@@ -95,6 +96,7 @@ impl World {
             unread: Vec::new(),
         };
         self.members.insert(member, member_state);
+        self.tell_of(member, || What::Starts(wants));
         self.wake(member, self.now_us);
     }
 
@@ -111,14 +113,14 @@ impl World {
 
     /// A message of the coordinator arrives; a stopped process reads it when it goes on.
     pub(super) fn deliver(&mut self, to: MemberId, connection: u32, message: Downward) {
-        if self.members.get(&to).is_some_and(|m| m.connection != connection) {
+        let (now_us, is_lost) = (self.now_us, |m: &Member| m.connection != connection);
+        if self.members.get(&to).is_some_and(is_lost) {
+            self.tell_arrival(Place::Coordinator, self.place(to), || What::Lost);
             return;
         }
-        let now_us = self.now_us;
-        let text = (self.lines.is_some() && !matches!(message, Downward::BeatSeen { .. }))
-            .then(|| format!("coordinator -> {to} {message:?}"));
-        if let Some(text) = text {
-            self.say(|| text);
+        let reads = |m: &Member| m.alive && !m.stopped && !matches!(message, Downward::BeatSeen { .. });
+        if self.members.get(&to).is_some_and(reads) {
+            self.tell_arrival(Place::Coordinator, self.place(to), || What::Down(Box::new(message.clone())));
         }
         if let Some(m) = self.members.get_mut(&to).filter(|m| m.alive) {
             if m.stopped {
@@ -127,6 +129,7 @@ impl World {
             }
             m.executor.engine.handle_message(message, m.clock.ms(now_us));
         }
+        self.look_at(to);
         self.wake(to, self.now_us);
     }
 
@@ -134,6 +137,9 @@ impl World {
     pub(super) fn requeue_up(&mut self, from: MemberId, connection: u32, message: Box<Upward>) {
         if !matches!(*message, Upward::Beat { .. }) && !self.is_leaderless_for_good {
             self.at(self.now_us + 500, Event::Up(from, connection, message));
+            // It is under way since it was sent first.
+            self.queued_us.pop();
+            self.queued_us.push(self.sent_us);
         }
     }
 
@@ -186,10 +192,11 @@ impl World {
         // A step has at most four ops and a commit; without steps they are kept until the watermark of a beat.
         let ops_max = 5 * if self.scenario.rules.policy == Policy::Replace { 2 } else { 3 };
         self.checks.kept(member, m.executor.engine.ops_kept(), m.executor.logged_bytes(), ops_max);
-        if let Some((rank, results, count)) = self.scenario.after_release
-            && m.executor.engine.rank() == Some(Rank(rank))
-            && m.caller.completed >= results
-        {
+        let (rank_now, completed) = (m.executor.engine.rank(), m.caller.completed);
+        let is_due = |r: &(u32, u32, u32)| rank_now == Some(Rank(r.0)) && completed >= r.1;
+        let due = self.scenario.after_release.filter(is_due);
+        self.look_at(member);
+        if let Some((rank, _, count)) = due {
             self.scenario.after_release = None;
             self.strike(Fault::KillRun(rank, count));
         }

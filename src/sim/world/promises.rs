@@ -12,6 +12,7 @@ use phalanx_core::policy::Policy;
 use super::World;
 use super::member::Member;
 use crate::sim::checkers::{Part, orphan};
+use crate::sim::timeline::{Place, What};
 
 /// Virtual time after which a run of an early draw that has not ended hangs (I8).
 const EARLY_DEADLINE_US: u64 = 60_000_000;
@@ -29,7 +30,7 @@ impl World {
         };
         let is_whole = self.losses > 0 && c.view().seats.iter().flatten().all(whole);
         if is_whole && self.checks.whole_again() {
-            self.say(|| "== whole again".to_owned());
+            self.tell(Place::World, || What::IsWhole);
         }
     }
 
@@ -49,7 +50,8 @@ impl World {
     pub(super) fn check_holders(&mut self) {
         let s = &self.scenario;
         let calm = self.coordinator.as_ref().filter(|c| c.is_steady());
-        let (Some(c), true) = (calm, self.count.is_multiple_of(32) && !s.unretained && s.odd.is_none())
+        let (Some(c), true) =
+            (calm, self.count.is_multiple_of(s.holders_every) && !s.unretained && s.odd.is_none())
         else {
             return;
         };

@@ -5,6 +5,7 @@ use phalanx_core::view::View;
 
 use super::{Event, World};
 use crate::sim::scenario::Fault;
+use crate::sim::timeline::What;
 
 impl World {
     pub(super) fn stop(&mut self, member: MemberId) -> bool {
@@ -14,6 +15,7 @@ impl World {
         let at = self.now_us + 1000 * self.random.between(20, 400);
         self.trouble_until(at);
         self.at(at, Event::Wake(member));
+        self.tell_of(member, || What::Stops);
         is_hit
     }
 
@@ -32,6 +34,7 @@ impl World {
         let at = self.now_us + 1000 * self.random.between(1, 400);
         self.trouble_until(at);
         self.at(at, Event::Reconnect(member));
+        self.tell_of(member, || What::IsCut);
         true
     }
 
