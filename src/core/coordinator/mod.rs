@@ -92,6 +92,8 @@ struct Known {
     info: MemberInfo,
     heard_ms: u64,
     left: bool,
+    /// It has joined this coordinator, not only an earlier one.
+    is_back: bool,
     epoch: Epoch,
     done_below: BTreeMap<CommId, OpSeq>,
 }
@@ -280,6 +282,7 @@ impl Coordinator {
             // Its connection broke, or this coordinator is a new one: the member is the same.
             known.heard_ms = known.heard_ms.max(now_ms);
             known.epoch = epoch;
+            known.is_back = true;
             self.resend(from, epoch);
             self.fence_if_all_are_back();
             return;
@@ -309,7 +312,7 @@ impl Coordinator {
             self.spares.push(from);
             self.events.push_back(WorldEvent::SpareReady(from));
         }
-        self.known.insert(from, Known::new(info, epoch, now_ms));
+        self.known.insert(from, Known { is_back: true, ..Known::new(info, epoch, now_ms) });
         if self.phase == Phase::Forming && self.view.seats.iter().all(Option::is_some) {
             self.form();
         } else if matches!(self.phase, Phase::Vacant { .. }) {
@@ -480,7 +483,7 @@ impl Coordinator {
 
     /// What an earlier coordinator was told, and lost, shows in the ledgers.
     fn fence_if_all_are_back(&mut self) {
-        if self.rejoining && self.known.values().all(|k| k.epoch > Epoch(0) || !self.is_seated(k)) {
+        if self.rejoining && self.known.values().all(|k| k.is_back || !self.is_seated(k)) {
             self.rejoining = false;
             self.begin_fence();
         }
@@ -530,7 +533,7 @@ impl Coordinator {
 
 impl Known {
     fn new(info: MemberInfo, epoch: Epoch, now_ms: u64) -> Self {
-        Self { info, heard_ms: now_ms, left: false, epoch, done_below: BTreeMap::new() }
+        Self { info, heard_ms: now_ms, left: false, is_back: false, epoch, done_below: BTreeMap::new() }
     }
 }
 

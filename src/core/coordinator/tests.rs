@@ -322,6 +322,26 @@ fn a_coordinator_that_is_started_again_fences_as_soon_as_all_are_back() {
     assert_eq!((world.coordinator.epoch(), world.coordinator.is_steady()), (Epoch(2), true));
 }
 
+/// Found by the swarm: a member that was fenced before it heard the first decision is in no epoch. The next coordinator
+/// took that for not being back, and nobody ever fenced again.
+#[test]
+fn a_member_in_no_epoch_is_back_all_the_same() {
+    let mut world = World::new(3);
+    world.pump(1); // The first decision is written,
+    world.coordinator.handle_lost(MemberId(3), "killed", 0);
+    while world.coordinator.poll_message().is_some() {} // and told to nobody,
+    world.engines.remove(&MemberId(3));
+    world.pump(ALL); // before the fence is.
+    world.restart();
+    world.pump(ALL);
+    assert!(world.coordinator.epoch() > Epoch(2), "{:?}", world.coordinator);
+    world.add(4, None);
+    world.pump(ALL);
+    let in_force = world.coordinator.epoch();
+    assert!(world.coordinator.is_steady(), "{:?}", world.coordinator);
+    assert!(world.engines.values().all(|e| e.epoch() == in_force), "{:?}", world.coordinator);
+}
+
 #[test]
 fn a_link_that_breaks_between_two_that_live_is_repaired_by_a_fence_without_a_loss() {
     let mut world = World::new(3);

@@ -382,6 +382,12 @@ impl Engine {
         self.comms.values().flat_map(|c| c.ops.values().map(|o| o.id))
     }
 
+    /// The transfer of a step's state to newcomers, where this member takes part in one.
+    #[must_use]
+    pub fn state_op(&self) -> Option<&Op> {
+        self.transfer.as_ref().map(|t| &t.op)
+    }
+
     /// Ops not forgotten yet, over all communicators: what I9 watches.
     #[must_use]
     pub fn ops_kept(&self) -> usize {

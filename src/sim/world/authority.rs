@@ -36,15 +36,11 @@ impl World {
                 }
             }
         }
-        for record in writes {
-            if !self.write(record) {
-                return;
-            }
-        }
+        let is_refused = writes.into_iter().any(|record| !self.write(record));
         for event in events {
             self.observe(&event);
         }
-        if due < self.coordinator_due {
+        if !is_refused && due < self.coordinator_due {
             self.coordinator_due = due;
             self.at(due, Event::Coordinator);
         }

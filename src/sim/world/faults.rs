@@ -170,7 +170,7 @@ impl World {
     /// Kinds of op that some live rank has called and some live rank has not got.
     fn ops_in_flight(&self) -> BTreeSet<Collective> {
         let engines = || self.members.values().filter(|m| m.alive).map(|m| &m.executor.engine);
-        let open = engines().flat_map(|e| e.op_ids().filter_map(|id| e.op(id)));
+        let open = engines().flat_map(|e| e.op_ids().filter_map(|id| e.op(id)).chain(e.state_op()));
         open.filter(|o| o.posted && !o.done && o.failed.is_none()).map(|o| o.spec.collective).collect()
     }
 
@@ -265,7 +265,8 @@ impl World {
         };
         let wants = |op: &Op, chunk| {
             let of = |m: &MemberId| self.members.get(m).and_then(|m| m.executor.engine.op(op.id));
-            live().filter_map(of).any(|o| !o.done && !o.held.has(chunk) && o.plan.is_due(chunk, o.place))
+            let waits = |o: &Op| !o.done && !(self.scenario.is_swarm && o.failed.is_some());
+            live().filter_map(of).any(|o| waits(o) && !o.held.has(chunk) && o.plan.is_due(chunk, o.place))
         };
         live().copied().find(|m| ops_of(m).any(|op| op.held.iter().any(|chunk| wants(op, chunk))))
     }
