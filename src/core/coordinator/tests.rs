@@ -327,14 +327,14 @@ fn a_coordinator_that_is_started_again_fences_as_soon_as_all_are_back() {
 #[test]
 fn a_member_in_no_epoch_is_back_all_the_same() {
     let mut world = World::new(3);
-    world.pump(1); // The first decision is written,
-    world.coordinator.handle_lost(MemberId(3), "killed", 0);
-    while world.coordinator.poll_message().is_some() {} // and told to nobody,
-    world.engines.remove(&MemberId(3));
-    world.pump(ALL); // before the fence is.
+    world.pump(0);
+    world.kill(MemberId(3)); // While the first decision is being written.
+    world.pump(ALL);
+    assert!(world.engines.values().all(|e| e.epoch() == Epoch(0)), "{:?}", world.coordinator);
     world.restart();
     world.pump(ALL);
     assert!(world.coordinator.epoch() > Epoch(2), "{:?}", world.coordinator);
+    assert!(!world.coordinator.is_finished(), "the two that are left have all there is");
     world.add(4, None);
     world.pump(ALL);
     let in_force = world.coordinator.epoch();

@@ -101,12 +101,15 @@ impl Engine {
         CommReport { comm: id, group: c.group.clone(), next: c.next, ops, step_first, begins }
     }
 
-    /// `None` for a rank that never was new, or is no longer waiting for its state.
+    /// `None` for a rank that never was new, or is no longer waiting for its state. One of the first hour that was
+    /// fenced before it heard of its seat has its own state.
     fn state_report(&self) -> Option<Bitmap> {
         match &self.transfer {
             Some(t) if t.incoming => Some(t.op.held.clone()),
             Some(_) => None,
-            None if self.phase == Phase::Deciding && self.rank.is_none() => Some(Bitmap::empty(0)),
+            None if self.phase == Phase::Deciding && self.rank.is_none() && self.is_spare() => {
+                Some(Bitmap::empty(0))
+            }
             None => None,
         }
     }

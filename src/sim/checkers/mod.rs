@@ -110,6 +110,14 @@ impl Checkers {
         self.budget.union(more).count() <= promised as usize
     }
 
+    /// The coordinator gave the world up: more was lost than promised, or it must not.
+    pub fn given_up(&mut self, why: &str) {
+        if self.budget.len() <= self.promised as usize {
+            let lost = &self.budget;
+            self.violations.push(format!("P6 within the promise: given up with {lost:?} lost: {why}"));
+        }
+    }
+
     /// A violation seen elsewhere.
     pub fn report(&mut self, text: String) {
         self.violations.push(text);

@@ -24,8 +24,8 @@ impl Scenario {
         s.draw_calls(&mut r);
         match r.below(100) {
             0..3 => {}
-            3..55 => s.aim(&mut r),
-            55..80 => s.scatter(&mut r),
+            3..60 => s.aim(&mut r),
+            60..82 => s.scatter(&mut r),
             _ => s.set_traps(&mut r),
         }
         s
@@ -174,7 +174,7 @@ impl Scenario {
     fn aim(&mut self, r: &mut Random) {
         let policy = self.rules.policy;
         let cell = loop {
-            let (phase, fault, op) = (r.pick(&Phase::ALL), r.pick(&FaultKind::ALL), r.pick(&OPS));
+            let (phase, fault, op) = (r.pick(&PHASES), r.pick(&FaultKind::ALL), r.pick(&OPS));
             let cell = Cell { policy, phase, fault, op };
             if cell.impossible().is_none() {
                 break cell;
@@ -245,13 +245,37 @@ impl Scenario {
             self.spares = if cell.phase == Phase::Vacant { 1 } else { self.spares.max(2) };
         }
         if cell.op.is_none() {
-            self.think_us_max = self.think_us_max.max(r.pick(&[500u64, 20_000]));
+            self.think_us_max = 20_000;
+            self.asynchronous = false;
+            self.waits = false;
+        }
+        // What only its owner gets nobody waits for: another op must be in flight too.
+        if cell.fault == FaultKind::KillHolder && self.odd.is_none() {
+            self.asynchronous = true;
         }
         if cell.op.is_some() {
             self.count_min = self.count_min.max(r.pick(&[0u64, 17, 70]));
         }
     }
 }
+
+/// Phases by how often they are aimed at: those that pass quickly are missed more often.
+const PHASES: [Phase; 14] = [
+    Phase::Forming,
+    Phase::Steady,
+    Phase::Fencing,
+    Phase::Fencing,
+    Phase::Vacant,
+    Phase::Vacant,
+    Phase::Deciding,
+    Phase::Deciding,
+    Phase::Deciding,
+    Phase::Reseating,
+    Phase::Reseating,
+    Phase::Repairing,
+    Phase::Leaderless,
+    Phase::Leaderless,
+];
 
 /// The cell comes about only when a second fence meets a newcomer that is not done.
 fn is_second(cell: Cell) -> bool {

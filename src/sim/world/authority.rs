@@ -64,6 +64,11 @@ impl World {
                 self.recoveries += u64::from(decision.view.epoch.0 > 1);
                 self.checks.decided(decision);
             }
+            WorldEvent::Unrecoverable(why) => {
+                if self.scenario.is_swarm && self.scenario.odd.is_none() {
+                    self.checks.given_up(why);
+                }
+            }
             WorldEvent::SpareMissing(_) if self.random.chance(50) => {
                 let at = self.now_us + self.random.below(3_000_000);
                 self.at(at, Event::NewSpare);
@@ -73,7 +78,6 @@ impl World {
             | WorldEvent::Reached(..)
             | WorldEvent::SpareMissing(_)
             | WorldEvent::Finished
-            | WorldEvent::Unrecoverable(_)
             | WorldEvent::SpareReady(_) => {}
         }
     }
@@ -200,15 +204,16 @@ impl World {
     }
 
     fn phase_of_members(&self, c: &Coordinator) -> Phase {
-        let live = c.view().seats.iter().flatten().filter_map(|m| self.members.get(m)).filter(|m| m.alive);
+        let seated = || c.view().seats.iter().flatten().filter_map(|m| self.members.get(m));
         let mut is_repairing = false;
         let replaces = self.scenario.rules.policy == Policy::Replace;
-        for engine in live.map(|m| &m.executor.engine) {
+        for (engine, is_alive) in seated().map(|m| (&m.executor.engine, m.alive)) {
             let is_seated_unheard = replaces && engine.rank().is_none();
             if c.epoch().0 > 1 && (engine.is_newcomer() || is_seated_unheard) {
                 return Phase::Reseating;
             }
-            is_repairing |= c.epoch().0 > 1 && (engine.epoch() < c.epoch() || !engine.is_whole_again());
+            is_repairing |=
+                is_alive && c.epoch().0 > 1 && (engine.epoch() < c.epoch() || !engine.is_whole_again());
         }
         if is_repairing { Phase::Repairing } else { Phase::Steady }
     }
