@@ -85,9 +85,10 @@ impl World {
     pub(super) fn strike(&mut self, fault: Fault) -> bool {
         let phase = self.phase();
         let ops = self.ops_in_flight();
+        self.tell(Place::World, || What::Strikes(fault));
         let is_hit = self.is_hit_by(fault);
-        if is_hit || fault.is_of_store() {
-            self.tell(Place::World, || What::Strikes(fault));
+        if !is_hit && self.scenario.is_swarm && !fault.is_of_store() {
+            self.untell();
         }
         if is_hit {
             self.count_strike(fault, phase, &ops);

@@ -39,6 +39,11 @@ impl World {
         }
     }
 
+    /// What was told last has not happened.
+    pub(super) fn untell(&mut self) {
+        self.watch.iter_mut().for_each(|watch| drop(watch.timeline.entries.pop()));
+    }
+
     /// Something happens at a member.
     pub(super) fn tell_of(&mut self, member: MemberId, what: impl FnOnce() -> What) {
         if self.watch.is_some() {

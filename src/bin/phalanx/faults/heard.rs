@@ -221,7 +221,7 @@ impl Right {
             // Who is lost may end in any way but with a wrong number. Its successor may be put out as well, where a
             // rank cannot reach anybody.
             let is_out = how == Ending::Evicted && !self.may.is_empty();
-            let is_successor = member.rank.is_some_and(|rank| self.must.contains(&rank));
+            let is_successor = member.rank.is_some_and(|rank| self.may_be_lost(rank));
             may || (is_successor && is_out) || (is_common && how == Ending::Aborted)
         };
         let bad = heard.members.iter().filter_map(|(pid, member)| {
@@ -254,8 +254,8 @@ impl Right {
         bad.map(|(rank, (op, set))| format!("{rank:?}: op {op} is the sum over {set:?} only")).collect()
     }
 
-    /// Under shrink the survivors name the same contributors from the same ops on, and no op that is over at a lost rank
-    /// has others at a survivor.
+    /// Under shrink the survivors name the same contributors from the same ops on, and no op that is over at a lost
+    /// rank has others at a survivor.
     fn other_sets(&self, heard: &Heard) -> Vec<String> {
         let member = |rank: Rank| heard.first.get(&rank).and_then(|pid| heard.members.get(pid));
         let mut out = Vec::new();

@@ -1,9 +1,11 @@
 //! `phalanx chaos --fault`: faults done to real processes, many runs of each; every run is checked, and leaves nothing.
 
 use std::collections::BTreeMap;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Instant;
 
 use phalanx::config::TransportChoice;
+use phalanx::control::Interrupt;
 use phalanx::core::policy::Policy;
 use phalanx::demo::random::Random;
 
@@ -76,6 +78,8 @@ struct Task {
     runs: u64,
     seed: u64,
     is_quiet: bool,
+    /// Signals that ask this command to end.
+    interrupts: Receiver<i32>,
 }
 
 /// Does the faults. 0: every run came out as it must, nothing hung, nothing is left; 1: not so.
@@ -84,10 +88,13 @@ pub fn run(args: Vec<std::ffi::OsString>) -> Result<i32, String> {
     if let Some(word) = options.words.first() {
         return Err(format!("`{word}` is no option; usage: {USAGE}"));
     }
+    let (tell, interrupts) = channel();
+    // The receiver is gone only when this command ends anyway.
+    let _watch = Interrupt::watch(move |signal| _ = tell.send(signal)).map_err(|e| e.to_string())?;
     if options.has("soak") {
         let (minutes, seed) = (options.get("soak", 1.0)?, options.get("seed", 1)?);
         return match missing(Fault::Reorder) {
-            None => Soak { minutes, seed, transport: shared::transport_here(&options)? }.run(),
+            None => Soak { minutes, seed, transport: shared::transport_here(&options)? }.run(&interrupts),
             Some(needs) => Err(format!("--soak needs {needs}")),
         };
     }
@@ -98,6 +105,7 @@ pub fn run(args: Vec<std::ffi::OsString>) -> Result<i32, String> {
         runs: options.get("runs", 10)?,
         seed: options.get("seed", 1)?,
         is_quiet: options.has("json"),
+        interrupts,
     };
     let mut is_good = true;
     for fault in faults {
@@ -107,7 +115,11 @@ pub fn run(args: Vec<std::ffi::OsString>) -> Result<i32, String> {
             continue;
         }
         let begun = Instant::now();
-        let tally = task.play_all(fault)?;
+        let tally = match task.play_all(fault) {
+            Ok(tally) => tally,
+            Err(Failure::Interrupted(signal)) => return Ok(128 + signal),
+            Err(Failure::Hung(why) | Failure::Setup(why)) => return Err(why),
+        };
         task.print(fault, &tally, begun.elapsed().as_secs_f64());
         is_good &= tally.has_passed(task.runs);
     }
@@ -133,7 +145,7 @@ fn missing(fault: Fault) -> Option<String> {
 }
 
 impl Task {
-    fn play_all(&self, fault: Fault) -> Result<Tally, String> {
+    fn play_all(&self, fault: Fault) -> Result<Tally, Failure> {
         let mut tally = Tally::default();
         let spares = usize::from(fault.hosts() > 0);
         let hosts = fault.hosts() + spares;
@@ -162,7 +174,7 @@ impl Task {
         seed: u64,
         network: Option<&Network>,
         tally: &mut Tally,
-    ) -> Result<(), String> {
+    ) -> Result<(), Failure> {
         let bytes = fault.bytes(seed);
         let plan = fault.plan(self.policy, self.transport, bytes, seed);
         let complain = |what: &str, lines: &[String]| {
@@ -170,14 +182,14 @@ impl Task {
             lines.iter().for_each(|line| eprintln!("    {line}"));
         };
         let names = left::named_segments();
-        let mut world = match World::start(&plan, network) {
+        let mut world = match World::start(&plan, network, &self.interrupts) {
             Ok(world) => world,
             Err(Failure::Hung(why)) => {
                 tally.hung += 1;
                 complain(&why, &[]);
                 return Ok(());
             }
-            Err(Failure::Setup(why)) => return Err(why),
+            Err(why @ (Failure::Setup(_) | Failure::Interrupted(_))) => return Err(why),
         };
         let mut random = Random::new(seed, STREAM);
         let is_small = bytes <= SMALL_BYTES;
@@ -213,7 +225,8 @@ impl Task {
                 }
                 return Ok(());
             }
-            Err(Failure::Setup(why)) => return Err(format!("{}: {why}", fault.name())),
+            Err(Failure::Setup(why)) => return Err(Failure::Setup(format!("{}: {why}", fault.name()))),
+            Err(interrupted @ Failure::Interrupted(_)) => return Err(interrupted),
         }
         let left = traces.left(network, fault.hosts() + usize::from(fault.hosts() > 0));
         if !left.is_empty() {

@@ -65,6 +65,8 @@ pub enum Failure {
     Hung(String),
     /// The fault cannot be done.
     Setup(String),
+    /// A signal asks this command to end.
+    Interrupted(i32),
 }
 
 impl From<String> for Failure {
@@ -81,6 +83,8 @@ struct Line {
 /// A running world. Whatever of it still runs is killed when it is dropped.
 pub struct World<'a> {
     plan: &'a Plan,
+    /// Signals that ask this command to end.
+    interrupts: &'a Receiver<i32>,
     network: Option<&'a Network>,
     coordinator: Child,
     pub launchers: Vec<Child>,
@@ -97,7 +101,11 @@ pub struct World<'a> {
 
 impl<'a> World<'a> {
     /// Starts it, and waits until every rank runs.
-    pub fn start(plan: &'a Plan, network: Option<&'a Network>) -> Result<Self, Failure> {
+    pub fn start(
+        plan: &'a Plan,
+        network: Option<&'a Network>,
+        interrupts: &'a Receiver<i32>,
+    ) -> Result<Self, Failure> {
         let key = JobKey::random().map_err(|e| e.to_string())?.to_hex();
         let folder = std::env::temp_dir().join(format!("phalanx-chaos-{}", &key[..16]));
         std::fs::create_dir(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
@@ -115,8 +123,20 @@ impl<'a> World<'a> {
         }
         let coordinator = talking(&mut command, "coordinator", &tell)?;
         let (heard, launchers, said, address) = (Heard::default(), Vec::new(), Vec::new(), String::new());
-        let mut world =
-            Self { plan, network, coordinator, launchers, heard, said, lines, tell, key, folder, address };
+        let mut world = Self {
+            plan,
+            network,
+            interrupts,
+            coordinator,
+            launchers,
+            heard,
+            said,
+            lines,
+            tell,
+            key,
+            folder,
+            address,
+        };
         world.address = world.wait_address()?;
         for (host, share) in plan.shares.iter().enumerate() {
             let launcher = world.launch(host, *share)?;
@@ -154,6 +174,9 @@ impl<'a> World<'a> {
         while !is_so(self) {
             if Instant::now() >= until {
                 return Err(Failure::Hung(format!("not within {} s: {what}", HANGS_AFTER.as_secs())));
+            }
+            if let Ok(signal) = self.interrupts.try_recv() {
+                return Err(Failure::Interrupted(signal));
             }
             match self.lines.recv_timeout(LOOK_AGAIN) {
                 Ok(line) => self.take(line),
@@ -310,9 +333,15 @@ fn unmount(at: &Path) -> Result<(), String> {
 
 /// This program, without words so far, on a host of the network or here.
 fn command(host: usize, network: Option<&Network>, key: &str, folder: &Path) -> Result<Command, String> {
-    let me = own_command(&[])?;
+    // Tied to this process, so that nothing goes on if it is killed.
+    let own = own_command(&[])?;
+    let me = [own_command(&["tied", &std::process::id().to_string()])?, own].concat();
     let mut command = match network {
-        None => Command::new(&me[0]),
+        None => {
+            let mut command = Command::new(&me[0]);
+            command.args(&me[1..]);
+            command
+        }
         Some(network) => {
             let mut command = Command::new("ip");
             command.args(["netns", "exec", &network.host(host)]).args(&me);
