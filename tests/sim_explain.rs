@@ -9,8 +9,8 @@ use phalanx::sim::run;
 const KEPT: &[(Draw, u64, u64, u64)] = &[
     (Draw::Basic, 11, 0x4b373b488884638d, 0x4dc93242fa41592e),
     (Draw::Early, 42, 0x0eab4970225772ef, 0x63255339f82f7dd3),
-    (Draw::Whole, 7, 0, 0),
-    (Draw::Whole, 28, 0, 0),
+    (Draw::Whole, 7, 0x84af3836b728442b, 0xaaf8a31e8bbb7e7c),
+    (Draw::Whole, 28, 0x683930cff2f4d645, 0xbe3820dcfe32f357),
     (Draw::Whole, 100_000_010, 0x85480345f9654d95, 0x3e1c604df6c6f878),
     (Draw::Whole, 300_000_003, 0xedf99dd598d50c33, 0x35ea0659678799e8),
     (Draw::Breaks, 300_000_012, 0xe2d091f3af43db3e, 0xdd34accf6da625c0),

@@ -10,7 +10,7 @@ use phalanx_core::ids::{MemberId, OpId, Rank};
 use phalanx_core::policy::Policy;
 use phalanx_core::spec::{Collective, Dtype, Spec};
 
-use super::checkers::{Checkers, Finished};
+use super::checkers::{Checkers, Finished, spoiled};
 use super::net::SimTransport;
 use super::random::mix;
 use super::scenario::{OddCall, PlannedOp, SECOND, Scenario};
@@ -404,11 +404,9 @@ impl Caller {
                 let at = (chunk.start - from) as usize * size;
                 let mut now = vec![0; chunk.len as usize * size];
                 open.input.span().part(at, now.len()).read(&mut now);
-                if now != open.original[at..at + now.len()] {
-                    return Some(format!(
-                        "I3 buffer: k{k} of {id} is neither Input nor Final at {}",
-                        self.member
-                    ));
+                let called = &open.original[at..at + now.len()];
+                if let Some(text) = spoiled(*id, ChunkId(k as u32), self.member, &now, called) {
+                    return Some(text);
                 }
             }
         }

@@ -198,8 +198,8 @@ impl Coverage {
         struck.map(Cell::name).collect()
     }
 
-    /// Tables in Markdown, one a policy: a row a fault, a column a phase; in each cell the fewest strikes over the kinds
-    /// of op that can be in flight there, `-` where none can.
+    /// Tables in Markdown, one a policy: a row a fault, a column a phase; in each cell the fewest strikes over the
+    /// kinds of op that can be in flight there, `-` where none can.
     #[must_use]
     pub fn tables(&self) -> String {
         let mut text = String::new();

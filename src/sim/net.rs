@@ -8,6 +8,7 @@ use phalanx_core::ids::{Epoch, MemberId, Rank};
 use phalanx_core::view::View;
 use phalanx_core::wire::Header;
 
+use super::checkers::stale;
 use super::random::{Random, mix};
 use super::scenario::{Scenario, SlowLinks};
 use super::timeline::Data;
@@ -332,12 +333,8 @@ impl Transport for SimTransport {
             }
             let message = link.queue.pop_front()?;
             note_taken(seen.as_mut(), message.number, now, false);
-            if message.header.epoch != self.epoch {
-                net.violations.push(format!(
-                    "I6 fence: {} reads a message of {} in {}",
-                    self.me, message.header.epoch, self.epoch
-                ));
-            }
+            let is_revoked = self.revoked.contains(&from);
+            net.violations.extend(stale(self.me, from, message.header.epoch, self.epoch, is_revoked));
             self.heads.insert(from, (message.header, message.payload));
         }
         let (header, payload) = self.heads.get_mut(&from)?;

@@ -271,7 +271,7 @@ mod tests {
 
     #[test]
     fn arguments_are_read_and_wrong_ones_named() {
-        let Some(Asked::Seeds { seeds, threads: 3, json: false }) =
+        let Some(Asked::Seeds { seeds, threads: 3, coverage: false, json: false }) =
             words("--seeds 5..1_000 --threads 3").unwrap()
         else {
             panic!("seeds")

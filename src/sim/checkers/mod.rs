@@ -12,12 +12,19 @@ use super::timeline::What;
 
 mod bounded;
 mod exact;
+mod fence;
 mod holders;
+mod input;
+mod liveness;
+mod replay;
 mod seats;
 mod uniform;
 
 pub use bounded::{Kept, at_rest};
+pub use fence::stale;
 pub use holders::{Part, orphan};
+pub use input::spoiled;
+pub use liveness::{deadline_us, hang};
 
 /// The verdict of one op at one member.
 #[derive(Debug, Clone)]

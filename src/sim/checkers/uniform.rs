@@ -1,5 +1,4 @@
-//! I2 and I10: every member of the view gets the same verdict for the same op, and a replayed op gives the bits of
-//! the first time.
+//! I2: every member of the view gets the same verdict for the same op.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,6 +9,7 @@ use phalanx_core::spec::Collective;
 use phalanx_core::wire::message::{Decision, FailCause, Verdict};
 
 use super::Finished;
+use super::replay::Replay;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Seen {
@@ -25,8 +25,7 @@ pub struct Uniform {
     results: BTreeMap<(OpId, Rank), u64>,
     /// Communicators whose numbers say something else than in a run without faults.
     begun_anew: BTreeSet<CommId>,
-    /// By contributor set too: a dead member's result over another set binds nobody.
-    bits: BTreeMap<(OpId, Rank, Vec<Rank>), u64>,
+    replay: Replay,
     lost: BTreeSet<MemberId>,
     /// Ops that ended while more was lost than promised: there P2 gives no promise.
     beyond: BTreeSet<OpId>,
@@ -47,7 +46,7 @@ impl Uniform {
         // A communicator that no survivor knows begins anew with its newcomers: it has no history to repeat.
         let lives_on = |op: &OpId| decision.comms.iter().any(|c| c.comm == op.comm);
         self.begun_anew.extend(self.results.keys().filter(|(op, _)| !lives_on(op)).map(|(op, _)| op.comm));
-        self.bits.retain(|(op, ..), _| lives_on(op));
+        self.replay.forget(|comm| decision.comms.iter().any(|c| c.comm == comm));
         self.verdicts.retain(|op, _| lives_on(op));
         self.results.retain(|(op, _), _| lives_on(op));
         for op in &decision.ops {
@@ -130,11 +129,7 @@ impl Uniform {
             if !self.begun_anew.contains(&f.op.comm) {
                 self.results.insert((f.op, f.rank), now);
             }
-            let before = *self.bits.entry((f.op, f.rank, contributors.clone())).or_insert(now);
-            if before != now {
-                violations
-                    .push(format!("I10 replay: {} gives other bits to the new occupant of {}", f.op, f.rank));
-            }
+            self.replay.finished(f.op, f.rank, contributors, bytes, violations);
         }
     }
 
@@ -148,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_fires_on_two_verdicts_and_on_other_bits() {
+    fn it_fires_on_two_verdicts_and_says_what_replay_finds() {
         let done = |member, bytes: &[u8]| Finished {
             member: MemberId(member),
             rank: Rank(0),

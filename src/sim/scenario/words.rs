@@ -86,8 +86,17 @@ impl Fault {
             Self::Cut(rank) => format!("{} loses its control connection", name(rank)),
             Self::KillHolder => "the lowest rank that holds what another lacks is killed".to_owned(),
             Self::KillNewcomer => "the lowest newcomer is killed".to_owned(),
-            Self::Suspect(..) | Self::Flap(..) | Self::LinkDown(..) | Self::OneWay(..) => {
-                self.of_link_in_words(&name)
+            Self::Suspect(one, two) => {
+                format!("{} takes its whole link with {} for broken", name(one), name(two))
+            }
+            Self::Flap(one, two) => {
+                format!("the links between {} and {} break again and again", name(one), name(two))
+            }
+            Self::LinkDown(one, two, ms) => {
+                format!("the links between {} and {} are down for {ms} ms", name(one), name(two))
+            }
+            Self::OneWay(one, two, ms) => {
+                format!("what {} sends to {} stays under way for {ms} ms", name(one), name(two))
             }
             Self::Partition(first, count, ms) => {
                 format!("{count} ranks from {} on are split off for {ms} ms", name(first))
@@ -101,24 +110,6 @@ impl Fault {
                 "the store makes the next write and answers with an error".to_owned()
             }
             Self::RefusingStore(false) => "the store refuses the next write".to_owned(),
-        }
-    }
-
-    fn of_link_in_words(&self, name: &dyn Fn(u32) -> String) -> String {
-        match *self {
-            Self::Suspect(one, two) => {
-                format!("{} takes its whole link with {} for broken", name(one), name(two))
-            }
-            Self::Flap(one, two) => {
-                format!("the links between {} and {} break again and again", name(one), name(two))
-            }
-            Self::LinkDown(one, two, ms) => {
-                format!("the links between {} and {} are down for {ms} ms", name(one), name(two))
-            }
-            Self::OneWay(one, two, ms) => {
-                format!("what {} sends to {} stays under way for {ms} ms", name(one), name(two))
-            }
-            other => other.in_words(false),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The coordinator of a run, its store, and what they say.
 
+use std::collections::BTreeSet;
+
 use phalanx_core::coordinator::{Coordinator, Record, WorldEvent};
 use phalanx_core::fnv::fnv1a;
 use phalanx_core::policy::Policy;
@@ -65,7 +67,12 @@ impl World {
                 self.checks.decided(decision);
             }
             WorldEvent::Unrecoverable(why) => {
-                if self.scenario.is_swarm && self.scenario.odd.is_none() {
+                // No promise can hold for a view that lies in as few domains as may be lost.
+                let seats = self.coordinator.iter().flat_map(|c| c.view().seats.iter().flatten());
+                let domains: BTreeSet<_> =
+                    seats.filter_map(|m| self.members.get(m)).map(|m| m.domain).collect();
+                let is_promised = domains.len() > self.scenario.rules.domains_lost_max as usize;
+                if self.scenario.is_swarm && self.scenario.odd.is_none() && is_promised {
                     self.checks.given_up(why);
                 }
             }
@@ -82,8 +89,8 @@ impl World {
         }
     }
 
-    /// Gives a record to the store, one write after the other, as its owner makes them. False: the store refused it, and
-    /// the coordinator is gone.
+    /// Gives a record to the store, one write after the other, as its owner makes them. False: the store refused it,
+    /// and the coordinator is gone.
     fn write(&mut self, record: Record) -> bool {
         self.spring_aims_at_write();
         if let Some(is_made) = self.store_refuses.take() {
@@ -110,7 +117,7 @@ impl World {
 
     /// The first so many writes under way become durable.
     fn land_writes(&mut self, count: usize) {
-        if let Some(record) = self.pending_writes.drain(..count).last() {
+        if let Some(record) = self.pending_writes.drain(..count).next_back() {
             self.store = Some(record);
         }
     }

@@ -134,7 +134,9 @@ impl World {
             }
             Fault::BreakLink(one, two) => self.net.borrow_mut().break_links(&view, Rank(one), Rank(two)),
             Fault::Flap(one, two) => self.flap(&view, one, two),
-            Fault::LinkDown(..) | Fault::OneWay(..) | Fault::Suspect(..) => self.disturb_link(fault, &view),
+            Fault::LinkDown(one, two, ms) => self.take_link_down(&view, (one, two), ms),
+            Fault::OneWay(one, two, ms) => self.hold_one_way(&view, (one, two), ms),
+            Fault::Suspect(one, two) => self.suspect(&view, one, two),
             Fault::Partition(first, count, ms) => self.split_off(&view, (first, count), ms),
             Fault::RestartCoordinator => self.end_coordinator(),
             Fault::LoseCoordinator => self.end_coordinator_for_good(),
@@ -266,7 +268,7 @@ impl World {
         };
         let wants = |op: &Op, chunk| {
             let of = |m: &MemberId| self.members.get(m).and_then(|m| m.executor.engine.op(op.id));
-            let waits = |o: &Op| !o.done && !(self.scenario.is_swarm && o.failed.is_some());
+            let waits = |o: &Op| !(o.done || self.scenario.is_swarm && o.failed.is_some());
             live().filter_map(of).any(|o| waits(o) && !o.held.has(chunk) && o.plan.is_due(chunk, o.place))
         };
         live().copied().find(|m| ops_of(m).any(|op| op.held.iter().any(|chunk| wants(op, chunk))))

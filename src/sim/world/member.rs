@@ -154,26 +154,8 @@ impl World {
         if m.stopped {
             return;
         }
-        let now = m.clock.ms(now_us);
-        m.executor.engine.handle_timeout(now);
-        loop {
-            let mut moved = m.executor.turn();
-            while let Some(notice) = m.executor.poll_notice() {
-                moved = true;
-                m.caller.handle(notice, &mut m.executor, &self.scenario, &mut self.checks);
-            }
-            if now_us >= m.busy_until_us
-                && m.caller.act(&mut m.executor, &self.scenario, &mut self.checks, now)
-            {
-                moved = true;
-                if self.scenario.think_us_max > 0 {
-                    m.busy_until_us = now_us + self.random.below(self.scenario.think_us_max);
-                }
-            }
-            if !moved {
-                break;
-            }
-        }
+        self.run_program(member);
+        let Some(m) = self.members.get_mut(&member) else { return };
         let mut up = Vec::new();
         while let Some(message) = m.executor.engine.poll_message() {
             m.up_us = m.up_us.max(now_us + 1 + self.random.below(CONTROL_DELAY_US_MAX));
@@ -212,6 +194,32 @@ impl World {
         }
         if let Some(at) = next.filter(|_| !over) {
             self.wake(member, at.max(now_us + 1000));
+        }
+    }
+
+    /// Executor and program in turn, until neither has anything to do.
+    fn run_program(&mut self, member: MemberId) {
+        let now_us = self.now_us;
+        let Some(m) = self.members.get_mut(&member) else { return };
+        let now = m.clock.ms(now_us);
+        m.executor.engine.handle_timeout(now);
+        loop {
+            let mut moved = m.executor.turn();
+            while let Some(notice) = m.executor.poll_notice() {
+                moved = true;
+                m.caller.handle(notice, &mut m.executor, &self.scenario, &mut self.checks);
+            }
+            if now_us >= m.busy_until_us
+                && m.caller.act(&mut m.executor, &self.scenario, &mut self.checks, now)
+            {
+                moved = true;
+                if self.scenario.think_us_max > 0 {
+                    m.busy_until_us = now_us + self.random.below(self.scenario.think_us_max);
+                }
+            }
+            if !moved {
+                break;
+            }
         }
     }
 }

@@ -11,11 +11,8 @@ use phalanx_core::policy::Policy;
 
 use super::World;
 use super::member::Member;
-use crate::sim::checkers::{Part, orphan};
+use crate::sim::checkers::{Part, deadline_us, hang, orphan};
 use crate::sim::timeline::{Place, What};
-
-/// Virtual time after which a run of an early draw that has not ended hangs (I8).
-const EARLY_DEADLINE_US: u64 = 60_000_000;
 
 impl World {
     /// The promise counts losses from the first one until every op that was in flight is complete everywhere again.
@@ -79,23 +76,15 @@ impl World {
         }
     }
 
-    /// When all must have ended: so long after the last trouble that every call has had its deadline, every seat its
-    /// time to be filled, and every link its grace; the program of a run has no more than that to do besides.
-    pub(super) fn deadline_us(&self) -> u64 {
-        let rules = &self.scenario.rules;
-        if !self.scenario.is_swarm {
-            return EARLY_DEADLINE_US;
-        }
-        let ms = 2 * rules.op_timeout_ms + rules.replace_within_ms + 50 * rules.lease_ms + 10_000;
-        self.trouble_us + ms * 1_000
-    }
-
-    pub(super) fn report_hang(&mut self) {
+    /// Says that the run hangs, if it does.
+    pub(super) fn check_liveness(&mut self) {
+        let trouble_us = self.scenario.is_swarm.then_some(self.trouble_us);
+        let deadline_us = deadline_us(&self.scenario.rules, trouble_us);
+        let Some(text) = hang(self.now_us, deadline_us, self.still) else { return };
         let stuck = self.members.values().filter(|m| m.alive && !m.caller.gone);
         let stuck: Vec<String> = stuck.map(|m| m.executor.engine.waits_for()).collect();
-        let (untaken, us) = (self.net.borrow().untaken(), self.deadline_us());
-        let coordinator = &self.coordinator;
-        let text = format!("I8 liveness: no end after {us} us: {stuck:?} {untaken:?} {coordinator:?}");
+        let (untaken, coordinator) = (self.net.borrow().untaken(), &self.coordinator);
+        let text = format!("{text}: {stuck:?} {untaken:?} {coordinator:?}");
         self.checks.report(text);
     }
 

@@ -62,34 +62,40 @@ impl World {
         true
     }
 
-    pub(super) fn disturb_link(&mut self, fault: Fault, view: &View) -> bool {
-        let (one, two, ms) = match fault {
-            Fault::LinkDown(one, two, ms) | Fault::OneWay(one, two, ms) => (one, two, ms),
-            Fault::Suspect(one, two) => (one, two, 0),
-            _ => return false,
-        };
-        let (Some(from), Some(to)) = (view.occupant(Rank(one)), view.occupant(Rank(two))) else {
-            return false;
-        };
-        let is_live = |m| self.members.get(m).is_some_and(|m| m.alive);
-        if from == to || !is_live(&from) || !is_live(&to) {
-            return false;
-        }
+    /// The first takes its link with the second for broken.
+    pub(super) fn suspect(&mut self, view: &View, one: u32, two: u32) -> bool {
+        let Some((at, other)) = self.two_live(view, one, two) else { return false };
+        self.net.borrow_mut().suspect(at, other);
+        true
+    }
+
+    /// The links break, and new ones too for so long.
+    pub(super) fn take_link_down(&mut self, view: &View, (one, two): (u32, u32), ms: u32) -> bool {
+        let Some((from, to)) = self.two_live(view, one, two) else { return false };
         let until = self.now_us + u64::from(ms) * 1_000;
         self.trouble_until(until);
-        if matches!(fault, Fault::Suspect(..)) {
-            self.net.borrow_mut().suspect(from, to);
-        } else if matches!(fault, Fault::LinkDown(..)) {
-            self.net.borrow_mut().take_down(from, to, until);
-            self.net.borrow_mut().break_links(view, Rank(one), Rank(two));
-        } else {
-            self.net.borrow_mut().hold(from, to, until);
-            if self.random.chance(50) {
-                // The sender gives up: nobody acknowledges what it sends.
-                self.at(until, Event::Fault(Fault::BreakLink(one, two)));
-            }
+        self.net.borrow_mut().take_down(from, to, until);
+        self.net.borrow_mut().break_links(view, Rank(one), Rank(two));
+        true
+    }
+
+    /// What the first sends to the second stays under way for so long; then it arrives, or the sender has given up.
+    pub(super) fn hold_one_way(&mut self, view: &View, (one, two): (u32, u32), ms: u32) -> bool {
+        let Some((from, to)) = self.two_live(view, one, two) else { return false };
+        let until = self.now_us + u64::from(ms) * 1_000;
+        self.trouble_until(until);
+        self.net.borrow_mut().hold(from, to, until);
+        if self.random.chance(50) {
+            self.at(until, Event::Fault(Fault::BreakLink(one, two)));
         }
         true
+    }
+
+    /// The live occupants of two ranks.
+    fn two_live(&self, view: &View, one: u32, two: u32) -> Option<(MemberId, MemberId)> {
+        let (one, two) = (view.occupant(Rank(one))?, view.occupant(Rank(two))?);
+        let is_live = |m| self.members.get(m).is_some_and(|m| m.alive);
+        (one != two && is_live(&one) && is_live(&two)).then_some((one, two))
     }
 
     /// Ranks in a row are split from all other members and from the coordinator.
