@@ -81,7 +81,7 @@ fn a_wrong_call_gives_every_rank_the_same_mismatch_and_a_missing_one_the_same_ex
     use phalanx::sim::scenario::OddCall;
     let (mut mismatches, mut expiries) = (0, 0);
     for seed in 0..3_000 {
-        let s = Scenario::draw(seed);
+        let s = Scenario::early(seed);
         let (Some(odd), true) = (s.odd, s.faults.is_empty()) else { continue };
         // Uniformity down to the cause is the checker's; here only that the error is the one the case asks for.
         let (outcome, _) = check(&s, true);

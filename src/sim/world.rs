@@ -1,7 +1,7 @@
 //! One run: members, coordinator, store and faults on one virtual clock.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 
 use phalanx_core::coordinator::{Coordinator, Record};
 use phalanx_core::fnv::fnv1a;
@@ -108,6 +108,8 @@ struct World {
     coordinator_due: u64,
     /// Until then something goes wrong, as far as is known.
     trouble_us: u64,
+    /// Whom this coordinator declared dead.
+    declared: BTreeSet<MemberId>,
     strikes: u64,
     coverage: Vec<Cell>,
 }
@@ -171,6 +173,7 @@ impl World {
             next_member: 1,
             coordinator_due: u64::MAX,
             trouble_us: 0,
+            declared: BTreeSet::new(),
             strikes: 0,
             coverage: Vec::new(),
             scenario,

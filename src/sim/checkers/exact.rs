@@ -72,6 +72,10 @@ impl Exact {
         known.insert(by, call);
     }
 
+    pub(super) fn not_lost(&mut self, member: MemberId) {
+        self.lost.remove(&member);
+    }
+
     pub(super) fn lost(&mut self, member: MemberId) {
         self.lost.insert(member);
     }

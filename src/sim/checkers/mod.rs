@@ -147,6 +147,12 @@ impl Checkers {
         self.exact.lost(member);
     }
 
+    /// Its death was declared by a coordinator that died before it wrote that: it goes on as before.
+    pub fn not_lost(&mut self, member: MemberId) {
+        self.uniform.not_lost(member);
+        self.exact.not_lost(member);
+    }
+
     /// What was found so far.
     pub fn violations(&self) -> &[String] {
         &self.violations

@@ -72,6 +72,10 @@ impl Uniform {
         self.lost_with_owner.get(&op.comm).is_some_and(|first| *first <= op.seq)
     }
 
+    pub(super) fn not_lost(&mut self, member: MemberId) {
+        self.lost.remove(&member);
+    }
+
     pub(super) fn lost(&mut self, member: MemberId) {
         self.lost.insert(member);
         // A verdict that only the dead one had binds nobody under shrink (P2).

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use phalanx_core::coordinator::{Coordinator, Record, WorldEvent};
 use phalanx_core::fnv::fnv1a;
+use phalanx_core::ids::MemberId;
 use phalanx_core::policy::Policy;
 
 use super::clock::Clock;
@@ -58,6 +59,7 @@ impl World {
         match event {
             WorldEvent::Lost(loss) => {
                 self.losses += 1;
+                self.declared.insert(loss.member);
                 self.checks.lost(loss.member);
                 let domain = self.members.get(&loss.member).map(|m| m.domain).unwrap_or_default();
                 self.checks.domain_lost(domain, self.scenario.rules.domains_lost_max);
@@ -147,8 +149,18 @@ impl World {
             self.land_writes(made);
             self.pending_writes.clear();
             self.stored_us = self.now_us;
+            self.spare_unwritten();
         }
         true
+    }
+
+    /// What was declared and not written does not bind: nobody but the dead coordinator knew of it.
+    fn spare_unwritten(&mut self) {
+        let declared = std::mem::take(&mut self.declared);
+        let is_written = |m: &MemberId| self.store.as_ref().is_some_and(|record| record.former.contains(m));
+        for member in declared.into_iter().filter(|m| !is_written(m)) {
+            self.checks.not_lost(member);
+        }
     }
 
     /// The coordinator dies, and another takes its place after a while. False: there is none.

@@ -170,11 +170,11 @@ impl World {
         self.coverage.extend(ops.iter().map(|op| Cell { policy, phase, fault, op: Some(*op) }));
     }
 
-    /// Kinds of op that some live rank has called and some live rank has not got.
+    /// Kinds of op that some live rank knows of and has not got.
     fn ops_in_flight(&self) -> BTreeSet<Collective> {
         let engines = || self.members.values().filter(|m| m.alive).map(|m| &m.executor.engine);
         let open = engines().flat_map(|e| e.op_ids().filter_map(|id| e.op(id)).chain(e.state_op()));
-        open.filter(|o| o.posted && !o.done && o.failed.is_none()).map(|o| o.spec.collective).collect()
+        open.filter(|o| !o.done && o.failed.is_none()).map(|o| o.spec.collective).collect()
     }
 
     /// Faults meant for where the world stands now. One that finds nothing to strike waits for the next chance.
