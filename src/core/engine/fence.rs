@@ -15,8 +15,8 @@ impl Engine {
             Downward::Welcome { rules, .. } => {
                 self.rules = Some(rules);
                 if self.rank.is_none() {
-                    // Who has a seat may have lost it while nobody heard of it: its lease is renewed by a beat alone.
-                    self.leased_from_ms = self.leased_from_ms.max(now_ms);
+                    // A lease comes from a beat alone: this answer may have been under way, or unread, for long.
+                    self.awake_from_ms = self.awake_from_ms.max(now_ms);
                 }
                 self.beat_due_ms = now_ms;
             }

@@ -413,3 +413,34 @@ fn notes_that_are_made_up_are_not_kept_without_end_and_harm_nobody_elses() {
     engine.handle_note(MemberId(2), &note(Kind::Pause, 0, 0));
     assert!(engine.is_paused());
 }
+
+/// Found by the swarm: a rank was stopped before it read that it is let in, woke when it had just been declared dead,
+/// took that answer for a lease, and returned success.
+#[test]
+fn an_answer_that_was_read_late_gives_no_lease_and_the_first_beat_does() {
+    let mut engine = Engine::new(info(1), 0);
+    let rules = Rules::new(1, Policy::Abort);
+    let late = rules.lease_ms + 10;
+    engine.handle_message(Downward::Welcome { version: VERSION, rules }, late);
+    engine.handle_message(decision(1, &[Some(1)], Vec::new()), late);
+    let spec = Spec {
+        collective: Collective::Barrier,
+        dtype: Dtype::U64,
+        reduction: ReduceOp::Sum,
+        count: 0,
+        root: Rank(0),
+        algorithm: Algorithm::Direct,
+    };
+    let shape = CallShape { in_place: true, retention: Retention::None };
+    engine.handle_post(WORLD, spec, shape, late).unwrap();
+    engine.handle_timeout(late);
+    assert_eq!(completes(&mut engine), 0);
+    let beats = std::iter::from_fn(|| engine.poll_message()).filter(|m| matches!(m, Upward::Beat { .. }));
+    assert_eq!(beats.count(), 1, "it asks at once");
+    engine.handle_message(Downward::BeatSeen { epoch: Epoch(1), stable: Vec::new() }, late + 1);
+    while engine.next_step(WORLD).is_some() {
+        let id = engine.op_ids().next().unwrap();
+        engine.handle_step_done(id, None);
+    }
+    assert_eq!(completes(&mut engine), 1);
+}

@@ -43,6 +43,9 @@ impl World {
         for event in events {
             self.observe(&event);
         }
+        if is_refused {
+            self.spare_unwritten();
+        }
         if !is_refused && due < self.coordinator_due {
             self.coordinator_due = due;
             self.at(due, Event::Coordinator);
